@@ -17,6 +17,7 @@ import org.tornadomoe.checkpoint.file.Gguf;
 import org.tornadomoe.checkpoint.file.Tensor;
 import org.tornadomoe.checkpoint.weights.GgufBlocks;
 import org.tornadomoe.checkpoint.weights.Matrix;
+import org.tornadomoe.checkpoint.weights.MatrixView;
 import org.tornadomoe.checkpoint.weights.Projections;
 import org.tornadomoe.quant.RouterWeights;
 
@@ -208,7 +209,7 @@ final class GgufLayer {
         Gguf.Entry both = name.equals("ffn_down") ? null : look("ffn_gate_up_exps.weight");
         if (both != null) {
             Matrix gateUp = matrix(both, expert, shape.experts(), 2 * rows, cols);
-            return new Matrix.Window(gateUp, rows, cols, name.equals("ffn_up") ? rows : 0, 0);
+            return new MatrixView.Window(gateUp, rows, cols, name.equals("ffn_up") ? rows : 0, 0);
         }
         Gguf.Entry own = look(name + "." + expert + ".weight");
         if (own == null) {
@@ -231,7 +232,7 @@ final class GgufLayer {
             return new GgufBlocks(entry, type, index, rows, cols, scale).matrix();
         }
         Matrix floats = new Matrix.Floats(floats(entry), rows, cols, (long) index * rows * cols, cols, 1);
-        return scale == 1 ? floats : new Matrix.Scaled(floats, scale);
+        return scale == 1 ? floats : new MatrixView.Scaled(floats, scale);
     }
 
     /** What a matrix's products are multiplied by: its value in {@code NAME.scale} beside {@code NAME.weight}. */

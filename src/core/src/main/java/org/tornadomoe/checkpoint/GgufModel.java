@@ -1,13 +1,15 @@
 package org.tornadomoe.checkpoint;
 
-import java.nio.file.Path;
+import static org.tornadomoe.checkpoint.GgufArchitecture.SIGMOID;
+import static org.tornadomoe.checkpoint.GgufArchitecture.SIGMOID_DEEPSEEK;
+import static org.tornadomoe.checkpoint.GgufArchitecture.SOFTMAX;
+import static org.tornadomoe.checkpoint.GgufArchitecture.SOFTMAX_WEIGHT;
+
 import java.util.Arrays;
 import java.util.Collections;
-import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
@@ -17,8 +19,6 @@ import org.tornadomoe.checkpoint.family.LayerShape;
 import org.tornadomoe.checkpoint.file.CheckpointException;
 import org.tornadomoe.checkpoint.file.Gguf;
 import org.tornadomoe.checkpoint.file.JsonFile;
-import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.config.RouterConfig;
 
 /**
  * The MoE layers of a GGUF file: its metadata as the config.json that the same model has elsewhere, and its tensors by
@@ -26,92 +26,6 @@ import org.tornadomoe.config.RouterConfig;
  * would change the layer's numbers, is refused by its name.
  */
 record GgufModel(Gguf gguf) {
-    private static final int SOFTMAX = 1; // llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX
-    private static final int SIGMOID = 2; // ..._SIGMOID
-    private static final int SOFTMAX_WEIGHT = 3; // ..._SOFTMAX_WEIGHT: over the chosen alone
-    private static final int SQRTSOFTPLUS = 4; // ..._SQRT_SOFTPLUS
-
-    /**
-     * An architecture of llama.cpp.
-     *
-     * @param modelType that of the checkpoints that are converted to it
-     * @param gating what scores experts: the metadata may say so, and nothing else
-     * @param renormalize whether weights are divided by their sum if the metadata doesn't say
-     * @param choosesRenormalize whether the metadata may say otherwise
-     * @param scales whether weights are scaled and experts chosen by groups if the metadata says so
-     */
-    private record Architecture(
-            String modelType, int gating, boolean renormalize, boolean choosesRenormalize, boolean scales) {}
-
-    private static final Map<String, Architecture> ARCHITECTURES = Map.ofEntries(
-            Map.entry("llama", new Architecture("mixtral", SOFTMAX, true, false, false)),
-            Map.entry("qwen2moe", new Architecture("qwen2_moe", SOFTMAX, false, true, false)),
-            Map.entry("qwen3moe", new Architecture("qwen3_moe", SOFTMAX, true, true, false)),
-            Map.entry("qwen3vlmoe", new Architecture("qwen3_moe", SOFTMAX, true, true, false)),
-            Map.entry("olmoe", new Architecture("olmoe", SOFTMAX, false, true, false)),
-            Map.entry("deepseek2", new Architecture("deepseek_v2", SOFTMAX, false, true, true)),
-            Map.entry("glm4moe", new Architecture("glm4_moe", SIGMOID, false, true, true)),
-            Map.entry("gpt-oss", new Architecture("gpt_oss", SOFTMAX_WEIGHT, true, false, false)),
-            Map.entry("llama4", new Architecture("llama4", SIGMOID, false, false, false)),
-            Map.entry("granitemoe", new Architecture("granitemoe", SOFTMAX, true, false, false)),
-            Map.entry("phimoe", new Architecture("phimoe", SOFTMAX, true, false, false)),
-            Map.entry("jamba", new Architecture("jamba", SOFTMAX, false, false, false)),
-            Map.entry("qwen3next", new Architecture("qwen3_next", SOFTMAX, true, false, false)),
-            Map.entry("qwen35moe", new Architecture("qwen3_5_moe_text", SOFTMAX, true, false, false)),
-            Map.entry("ernie4_5-moe", new Architecture("ernie4_5_moe", SOFTMAX, true, false, false)),
-            Map.entry("hunyuan-moe", new Architecture("hunyuan_v1_moe", SOFTMAX, true, false, false)),
-            Map.entry("bailingmoe", new Architecture("bailing_moe", SOFTMAX, false, true, false)),
-            Map.entry("bailingmoe2", new Architecture("bailing_moe_v2", SIGMOID, false, true, true)),
-            Map.entry("dots1", new Architecture("dots1", SIGMOID, false, true, true)),
-            Map.entry("exaone-moe", new Architecture("exaone_moe", SIGMOID, false, true, true)),
-            Map.entry("minimax-m2", new Architecture("minimax_m2", SIGMOID, true, false, false)),
-            Map.entry("lfm2moe", new Architecture("lfm2_moe", SIGMOID, true, false, false)),
-            Map.entry("mellum", new Architecture("mellum", SOFTMAX, true, false, false)),
-            Map.entry("arctic", new Architecture("arctic", SOFTMAX, true, false, false)));
-
-    /** Architectures whose experts compute as another family's do, by whose name they are read and not written. */
-    private static final Map<String, Architecture> LIKE_OTHERS = Map.ofEntries(
-            Map.entry("dbrx", new Architecture("mixtral", SOFTMAX, true, false, false)),
-            Map.entry("rnd1", new Architecture("qwen3_moe", SOFTMAX, true, false, false)),
-            Map.entry("llada-moe", new Architecture("olmoe", SOFTMAX, false, false, false)),
-            Map.entry("deepseek", new Architecture("bailing_moe", SOFTMAX, false, false, false)),
-            Map.entry("granitehybrid", new Architecture("granitemoe", SOFTMAX, true, false, false)),
-            Map.entry("glm-dsa", new Architecture("glm4_moe", SIGMOID, false, true, true)),
-            Map.entry("axk2", new Architecture("axk2", SIGMOID, false, true, true)),
-            Map.entry("afmoe", new Architecture("glm4_moe", SIGMOID, false, true, true)),
-            Map.entry("deepseek32", new Architecture("deepseek_v3", SIGMOID, false, true, true)),
-            Map.entry("deepseek2-ocr", new Architecture("deepseek_v2", SOFTMAX, false, true, true)),
-            Map.entry("mistral4", new Architecture("mistral4", SOFTMAX, false, true, true)),
-            Map.entry("deepseek4", new Architecture("deepseek_v4", SQRTSOFTPLUS, false, true, true)),
-            Map.entry("grovemoe", new Architecture("grove_moe", SOFTMAX, true, false, false)),
-            Map.entry("smallthinker", new Architecture("smallthinker", SOFTMAX, true, false, false)),
-            Map.entry("nomic-bert-moe", new Architecture("nomic_bert", SOFTMAX, false, false, false)),
-            Map.entry("step35", new Architecture("step3p5", SIGMOID, true, false, true)),
-            Map.entry("hy_v3", new Architecture("glm4_moe", SIGMOID, false, true, true)),
-            Map.entry("laguna", new Architecture("laguna", SIGMOID, true, false, true)),
-            Map.entry("kimi-linear", new Architecture("glm4_moe", SIGMOID, true, false, true)),
-            Map.entry("cohere2moe", new Architecture("cohere2_moe", SIGMOID, false, true, false)),
-            Map.entry("nemotron_h_moe", new Architecture("nemotron_h", SIGMOID, false, true, true)),
-            Map.entry("gemma4", new Architecture("gemma4_text", SOFTMAX, true, false, false)),
-            Map.entry("grok", new Architecture("grok-2", SOFTMAX, true, false, false)),
-            Map.entry("deepseek41", new Architecture("deepseek_v41_text", SQRTSOFTPLUS, false, true, true)),
-            Map.entry("dots3note", new Architecture("dots3_note", SIGMOID, false, true, true)),
-            Map.entry("gigachat35", new Architecture("gigachat3_5", SIGMOID, false, true, true)),
-            Map.entry("glm5next", new Architecture("glm5_next_text", SIGMOID, false, true, true)),
-            Map.entry("hy_v4", new Architecture("hy_v4", SIGMOID, false, true, true)),
-            Map.entry("minimax-01", new Architecture("minimax", SOFTMAX, true, false, false)),
-            Map.entry("minimax-m3", new Architecture("minimax_m3_vl_text", SIGMOID, true, false, true)),
-            Map.entry("qwen4exp", new Architecture("qwen4_exp_text", SOFTMAX, true, false, false)),
-            Map.entry("bailingmoe3", new Architecture("bailing_moe_v2", SIGMOID, false, true, true)),
-            Map.entry("mimo2", new Architecture("minimax_m2", SIGMOID, true, false, false)));
-
-    /** Architectures with experts that are known and not read, and what they compute that no layer here does. */
-    private static final Map<String, String> NOT_READ =
-            Map.of("kimi-k3", "a norm of the routed experts' sum comes before it is projected back to the hidden size");
-
-    /** DeepSeek-V3 in all but the numbers: deepseek2 with sigmoid scores, and a correction bias. */
-    private static final String SIGMOID_DEEPSEEK = "deepseek_v3";
-
     /** Keys of the architecture about experts that {@link #config} reads, or that the tensors tell, too. */
     private static final Set<String> READ_KEYS = Set.of(
             "expert_count",
@@ -165,21 +79,7 @@ record GgufModel(Gguf gguf) {
      */
     JsonFile config() {
         String name = text("general.architecture");
-        Architecture architecture = ARCHITECTURES.getOrDefault(name, LIKE_OTHERS.get(name));
-        if (NOT_READ.containsKey(name)) {
-            throw new CheckpointException(
-                    gguf.path(), "general.architecture: " + name + " is not read: " + NOT_READ.get(name));
-        }
-        if (architecture == null) {
-            throw new CheckpointException(
-                    gguf.path(),
-                    "general.architecture: expected one of "
-                            + Stream.of(ARCHITECTURES, LIKE_OTHERS)
-                                    .flatMap(map -> map.keySet().stream())
-                                    .sorted()
-                                    .toList()
-                            + ", got '" + name + "'");
-        }
+        GgufArchitecture architecture = GgufArchitecture.of(gguf.path(), name);
         String a = name + ".";
         requireUnderstood(a);
         String type = modelType(a, architecture);
@@ -213,7 +113,7 @@ record GgufModel(Gguf gguf) {
         fields.put("routed_scaling_factor", factor(a, architecture));
         int groups = numberOr0(a + "expert_group_count");
         if (groups > 1) {
-            require(architecture.scales, a + "expert_group_count", "at most 1", groups);
+            require(architecture.scales(), a + "expert_group_count", "at most 1", groups);
             fields.put("n_group", groups);
             fields.put("topk_group", number(a + "expert_group_used_count"));
         } else {
@@ -322,54 +222,6 @@ record GgufModel(Gguf gguf) {
         return String.valueOf(value(key));
     }
 
-    /**
-     * Metadata that reads as a configuration: what {@link #config} makes a model's MoE layers of, and nothing else.
-     *
-     * @param modelTypes of the family
-     * @param layers of the model
-     * @param sharedWidth of the shared expert, 0 if there is none
-     * @throws CheckpointException if llama.cpp has no name for the family that is known
-     */
-    static Map<String, Object> metadata(
-            Path file, List<String> modelTypes, FusedMoeConfig config, int layers, int sharedWidth) {
-        boolean sigmoid = modelTypes.contains(SIGMOID_DEEPSEEK);
-        List<String> types = sigmoid ? List.of("deepseek_v2") : modelTypes;
-        String name = ARCHITECTURES.keySet().stream()
-                .filter(key -> types.contains(architecture(key).modelType))
-                .min(Comparator.naturalOrder())
-                .orElseThrow(() -> new CheckpointException(
-                        file,
-                        "is of the family " + modelTypes.getFirst() + ", for which GGUF has no name that is known"));
-        Architecture architecture = architecture(name);
-        RouterConfig router = config.router();
-        Map<String, Object> metadata = new LinkedHashMap<>();
-        metadata.put("general.architecture", name);
-        metadata.put(name + ".block_count", layers);
-        metadata.put(name + ".embedding_length", config.hiddenDim());
-        metadata.put(name + ".expert_count", config.numExperts());
-        metadata.put(name + ".expert_used_count", config.expertsPerToken());
-        metadata.put(name + ".expert_feed_forward_length", config.intermediateSize());
-        metadata.put(name + ".expert_gating_func", sigmoid ? SIGMOID : architecture.gating);
-        if (sharedWidth > 0) {
-            metadata.put(name + ".expert_shared_feed_forward_length", sharedWidth);
-        }
-        if (architecture.choosesRenormalize) {
-            metadata.put(name + ".expert_weights_norm", router.renormalize());
-        }
-        if (architecture.scales) {
-            metadata.put(name + ".expert_weights_scale", (float) router.routedScalingFactor());
-        }
-        if (router.numExpertGroup() > 1) {
-            metadata.put(name + ".expert_group_count", router.numExpertGroup());
-            metadata.put(name + ".expert_group_used_count", router.topkGroup());
-        }
-        return metadata;
-    }
-
-    private static Architecture architecture(String name) {
-        return Objects.requireNonNull(ARCHITECTURES.get(name));
-    }
-
     private void require(boolean holds, String key, String expected, Object got) {
         if (!holds) {
             throw new CheckpointException(gguf.path(), key + ": expected " + expected + ", got " + got);
@@ -406,20 +258,21 @@ record GgufModel(Gguf gguf) {
     }
 
     /** The family: DeepSeek's and that of GLM-4.7-Flash share an architecture, and their scores tell them apart. */
-    private String modelType(String a, Architecture architecture) {
+    private String modelType(String a, GgufArchitecture architecture) {
         String key = a + "expert_gating_func";
         int gating = numberOr0(key);
-        if (!architecture.modelType.equals("deepseek_v2")) {
+        if (!architecture.modelType().equals("deepseek_v2")) {
             // Divided by the sum of the chosen, a softmax over all is one over the chosen.
-            boolean overChosen =
-                    architecture.renormalize && !architecture.choosesRenormalize && architecture.gating != SIGMOID;
-            boolean eitherOne = architecture.modelType.equals("smallthinker") && gating == SIGMOID;
+            boolean overChosen = architecture.renormalize()
+                    && !architecture.choosesRenormalize()
+                    && architecture.gating() != SIGMOID;
+            boolean eitherOne = architecture.modelType().equals("smallthinker") && gating == SIGMOID;
             boolean same = gating == 0
                     || eitherOne
-                    || gating == architecture.gating
+                    || gating == architecture.gating()
                     || (overChosen && (gating == SOFTMAX || gating == SOFTMAX_WEIGHT));
-            require(same, key, "" + architecture.gating, gating);
-            return architecture.modelType;
+            require(same, key, "" + architecture.gating(), gating);
+            return architecture.modelType();
         }
         if (gating == 0) {
             gating = isGlm47Flash(a) ? SIGMOID : SOFTMAX;
@@ -439,7 +292,7 @@ record GgufModel(Gguf gguf) {
         }
         // Of softmax scores llama.cpp divides the weights and then scales them, as Mistral's code does (Large 3).
         boolean divides = renormalize(a, architecture) && numberOr0(a + "expert_group_count") <= 1;
-        return divides ? "mistral4" : architecture.modelType;
+        return divides ? "mistral4" : architecture.modelType();
     }
 
     /** Its first files have no expert_gating_func; llama.cpp knows them by their sizes. */
@@ -461,24 +314,24 @@ record GgufModel(Gguf gguf) {
         require(same, key, String.valueOf(expected), String.valueOf(value));
     }
 
-    private boolean renormalize(String a, Architecture architecture) {
+    private boolean renormalize(String a, GgufArchitecture architecture) {
         String key = a + "expert_weights_norm";
         Object value = gguf.metadata().get(key);
         if (value == null) {
-            return architecture.renormalize;
+            return architecture.renormalize();
         }
         if (!(value instanceof Boolean renormalize)) {
             throw new CheckpointException(gguf.path(), key + ": expected true or false, got " + value);
         }
         require(
-                architecture.choosesRenormalize || renormalize == architecture.renormalize,
+                architecture.choosesRenormalize() || renormalize == architecture.renormalize(),
                 key,
-                "" + architecture.renormalize,
+                "" + architecture.renormalize(),
                 renormalize);
         return renormalize;
     }
 
-    private double factor(String a, Architecture architecture) {
+    private double factor(String a, GgufArchitecture architecture) {
         String key = a + "expert_weights_scale";
         Object value = gguf.metadata().get(key);
         double factor = switch (value) {
@@ -488,14 +341,14 @@ record GgufModel(Gguf gguf) {
             default -> throw new CheckpointException(gguf.path(), key + ": expected a number, got " + value);
         };
         require(Double.isFinite(factor), key, "a finite number", factor);
-        require(architecture.scales || factor == 0 || factor == 1, key, "1", factor);
+        require(architecture.scales() || factor == 0 || factor == 1, key, "1", factor);
         return factor == 0 ? 1 : factor;
     }
 
     /** The width of the shared expert, 0 if there is none. */
-    private int sharedWidth(String a, Architecture architecture, int layer, int intermediate) {
+    private int sharedWidth(String a, GgufArchitecture architecture, int layer, int intermediate) {
         String name = "blk." + layer
-                + switch (architecture.modelType) {
+                + switch (architecture.modelType()) {
                     case "grok-2" -> ".ffn_gate.weight";
                     case "nemotron_h" -> ".ffn_up_shexp.weight";
                     default -> ".ffn_gate_shexp.weight";
@@ -511,8 +364,8 @@ record GgufModel(Gguf gguf) {
         }
         int width = size(found, 0);
         if (number > 0
-                && architecture.scales
-                && !architecture.modelType.equals("nemotron_h")
+                && architecture.scales()
+                && !architecture.modelType().equals("nemotron_h")
                 && width != (long) number * intermediate) {
             throw found.problem("expected " + number + " * " + intermediate + " rows, as " + a
                     + "expert_shared_count and the routed experts have it, got " + width);

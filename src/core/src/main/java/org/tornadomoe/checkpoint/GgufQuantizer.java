@@ -119,7 +119,7 @@ public final class GgufQuantizer {
         if (gguf == null) {
             int layer = layers.iterator().next();
             Projections shared = source.tensors(layer).shared();
-            GgufModel.metadata(
+            GgufArchitecture.metadata(
                             path,
                             source.modelTypes(),
                             source.layer(layer).config(),

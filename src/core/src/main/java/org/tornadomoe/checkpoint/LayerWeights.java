@@ -8,6 +8,7 @@ import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.weights.Int8Grid;
 import org.tornadomoe.checkpoint.weights.Matrix;
+import org.tornadomoe.checkpoint.weights.MatrixView;
 import org.tornadomoe.checkpoint.weights.Projections;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
@@ -94,9 +95,9 @@ final class LayerWeights implements ExpertWeights {
         float[] downBias = shared.downBias();
         return new Projections(
                 shared.modules(),
-                new Matrix.Window(shared.gate(), i, h, n * i, 0),
-                new Matrix.Window(shared.up(), i, h, n * i, 0),
-                new Matrix.Window(shared.down(), h, i, 0, n * i),
+                new MatrixView.Window(shared.gate(), i, h, n * i, 0),
+                new MatrixView.Window(shared.up(), i, h, n * i, 0),
+                new MatrixView.Window(shared.down(), h, i, 0, n * i),
                 part(shared.gateBias(), n, i),
                 part(shared.upBias(), n, i),
                 downBias == null || n == 0 ? downBias : new float[h]);

@@ -23,7 +23,7 @@ final class RouterReader {
             "expert_bias",
             "router_bias");
 
-    private final LayerReader layer;
+    private final BlockReader layer;
     private final BlockTensors tensors;
     private final LayerShape shape;
     private final String router;
@@ -33,7 +33,7 @@ final class RouterReader {
      * @param router what its tensors' names begin with, without a dot behind
      * @param block what its block's begin with
      */
-    RouterReader(LayerReader layer, String router, String block) {
+    RouterReader(BlockReader layer, String router, String block) {
         this.layer = layer;
         tensors = layer.tensors();
         shape = layer.shape();

@@ -444,7 +444,7 @@ class GgufFamiliesTest {
                 .router(RouterConfig.of(ScoringFunction.SOFTMAX, true))
                 .build();
         Path file = Path.of("file.gguf");
-        assertThat(GgufModel.metadata(file, List.of("qwen2_moe"), config, 3, 0))
+        assertThat(GgufArchitecture.metadata(file, List.of("qwen2_moe"), config, 3, 0))
                 .containsEntry("general.architecture", "qwen2moe")
                 .containsEntry("qwen2moe.block_count", 3)
                 .containsEntry("qwen2moe.expert_weights_norm", true)
@@ -452,13 +452,13 @@ class GgufFamiliesTest {
                         "qwen2moe.expert_shared_feed_forward_length",
                         "qwen2moe.expert_weights_scale",
                         "qwen2moe.expert_group_count");
-        assertThat(GgufModel.metadata(file, List.of("qwen2_moe"), config, 3, 8))
+        assertThat(GgufArchitecture.metadata(file, List.of("qwen2_moe"), config, 3, 8))
                 .containsEntry("qwen2moe.expert_shared_feed_forward_length", 8);
         for (int groups : new int[] {1, 4}) {
             FusedMoeConfig grouped = config.toBuilder()
                     .router(config.router().withGroups(groups, 1))
                     .build();
-            Map<String, Object> metadata = GgufModel.metadata(file, List.of("glm4_moe"), grouped, 3, 0);
+            Map<String, Object> metadata = GgufArchitecture.metadata(file, List.of("glm4_moe"), grouped, 3, 0);
             assertThat(metadata.get("glm4moe.expert_group_count")).isEqualTo(groups == 1 ? null : groups);
             assertThat(metadata.get("glm4moe.expert_group_used_count")).isEqualTo(groups == 1 ? null : 1);
         }

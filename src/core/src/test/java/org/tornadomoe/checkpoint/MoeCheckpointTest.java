@@ -199,6 +199,23 @@ class MoeCheckpointTest {
     }
 
     @Test
+    void aMissingSharedExpertIsNamedAsItsTensorsWouldBe() throws IOException {
+        qwen3();
+        config(QWEN3.replace("\"qwen3_moe\"", "\"qwen2_moe\", \"shared_expert_intermediate_size\": 2"));
+        layer("mlp", "gate_proj", "up_proj", "down_proj", n -> n)
+                .add("model.layers.1.mlp.shared_expert_gate.weight", new float[3], 1, 3)
+                .write(directory.resolve("model.safetensors"));
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertLayerRefused(
+                    checkpoint,
+                    1,
+                    "layer 1: the shared expert is missing; looked for"
+                            + " model.layers.1.mlp.shared_experts.{gate_proj,up_proj,down_proj},"
+                            + " model.layers.1.mlp.shared_expert.{gate_proj,up_proj,down_proj},");
+        }
+    }
+
+    @Test
     void aWrongShapeOrTypeNamesFileAndTensor() throws IOException {
         mixtral();
         Path file = directory.resolve("model.safetensors");

@@ -1,9 +1,21 @@
 package org.tornadomoe.checkpoint.family;
 
 import static org.tornadomoe.checkpoint.family.FamilyTraits.sizes;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.bailing;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.corrected;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.deepSeek;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.deepSeekV2;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.deepSeekV4;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.ernie;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.gatedShared;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.gptOss;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.granite;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.hunyuan;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.mixtral;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.nemotron;
+import static org.tornadomoe.checkpoint.family.RelatedFamilies.qwen;
 
 import java.util.List;
-import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.LayerReader;
@@ -86,7 +98,7 @@ public enum ModelFamily {
             "jamba",
             sizes(32, 4096, 14336, 16, 2)
                     .width("intermediate_size")
-                    .dense(ModelFamily::whyJambaDense)
+                    .dense(FamilyRules::whyJambaDense)
                     .fields("expert_layer_period expert_layer_offset norm_topk_prob=false scoring_func=softmax")),
     HUNYUAN_V1_MOE("hunyuan_v1_moe", hunyuan()),
     /** Hunyuan-Large, whose one expert a token has its score as its weight. */
@@ -100,14 +112,14 @@ public enum ModelFamily {
     ERNIE4_5_MOE(
             "ernie4_5_moe",
             ernie(sizes(28, 2560, 1536, 64, 6))
-                    .dense(ModelFamily::whyErnieDense)
+                    .dense(FamilyRules::whyErnieDense)
                     .fields("moe_layer_start_index moe_layer_end_index moe_layer_interval")),
     /** Tokens of text; those of pictures have a router and experts of their own. */
     ERNIE4_5_VL_MOE(
             "ernie4_5_vl_moe_text ernie4_5_vl_moe ernie4_5_moe_vl",
             ernie(sizes(28, 2560, 1536, 64, 6))
                     .firstOf("moe_intermediate_size", "moe_num_experts", "moe_layer_start_index", "moe_layer_end_index")
-                    .dense(ModelFamily::whyErnieDense)
+                    .dense(FamilyRules::whyErnieDense)
                     .layerTypes("mlp_layer_types", "sparse")
                     .fields("moe_layer_interval multimodal_inner_moe")),
     /** A smaller expert beside every two, of which their own code has the sizes. */
@@ -120,7 +132,7 @@ public enum ModelFamily {
                     .modelNames("n_layers", "d_model")
                     .width("ffn_hidden_size")
                     .names("moe_num_experts", "moe_top_k")
-                    .routing((_, json, _) -> dbrx(json))
+                    .routing((_, json, _) -> FamilyRules.dbrx(json))
                     .activation("ffn_act_fn", "silu")
                     .fields("moe_normalize_expert_weights uniform_expert_assignment=false")),
     ARCTIC(
@@ -146,8 +158,8 @@ public enum ModelFamily {
                     .activates(MoeActivation.GELU_TANH, null, null)
                     .normalized("norm_topk_prob", false)
                     .routing((_, json, router) -> router.withLogitCap(json.finite("router_logit_softcapping", 30))
-                            .withRoutedScalingFactor(denseShare(json)))
-                    .sharedScale(ModelFamily::denseShare)
+                            .withRoutedScalingFactor(FamilyRules.denseShare(json)))
+                    .sharedScale(FamilyRules::denseShare)
                     .denseBeside("residual_moe", "intermediate_size", 32768)
                     .fields("router_logit_softcapping hidden_act=gelu scoring_func=softmax scaling_factor")),
     STEP3(
@@ -156,7 +168,7 @@ public enum ModelFamily {
                     .names("moe_num_experts", "moe_top_k")
                     .normalized("norm_expert_weight", false)
                     .sharedWidth("share_expert_dim", 5120)
-                    .dense((json, layer) -> whyStepDense(json, layer, 4))
+                    .dense((json, layer) -> FamilyRules.whyStepDense(json, layer, 4))
                     .fields("hidden_act=silu moe_layers_enum share_q_dim")),
     /** Experts chosen by turns. */
     PHIMOE(
@@ -164,7 +176,7 @@ public enum ModelFamily {
             sizes(32, 4096, 6400, 16, 2)
                     .width("intermediate_size")
                     .scored(ScoringFunction.SPARSE_MIXER)
-                    .routing((_, json, router) -> phimoe(json, router))
+                    .routing((_, json, router) -> FamilyRules.phimoe(json, router))
                     .fields("router_jitter_noise num_experts_per_tok=2")),
     /** Softmax scores of all, with a correction bias, among them those of experts that hand their token on. */
     LONGCAT_FLASH(
@@ -203,7 +215,7 @@ public enum ModelFamily {
                     .modelNames("num_layers", "d_model")
                     .width("d_ff")
                     .decoder("num_decoder_layers", "d_ff")
-                    .dense(ModelFamily::whySwitchDense)
+                    .dense(FamilyRules::whySwitchDense)
                     .activation("dense_act_fn", "relu")
                     .withoutGate()
                     .fields("num_sparse_encoder_layers num_sparse_decoder_layers encoder_sparse_step"
@@ -217,9 +229,9 @@ public enum ModelFamily {
                     .modelNames("encoder_layers", "d_model")
                     .width("encoder_ffn_dim")
                     .decoder("decoder_layers", "decoder_ffn_dim")
-                    .dense(ModelFamily::whyNllbDense)
+                    .dense(FamilyRules::whyNllbDense)
                     .normalized()
-                    .routing((_, json, router) -> nllb(json, router))
+                    .routing((_, json, router) -> FamilyRules.nllb(json, router))
                     .activation("activation_function", "relu")
                     .withoutGate()
                     .biased()
@@ -236,9 +248,9 @@ public enum ModelFamily {
                     .width("moe_ffn_hidden_size")
                     .names("moe_num_primary_experts", "moe_num_active_primary_experts")
                     .normalized()
-                    .routing((_, json, _) -> smallThinker(json))
+                    .routing((_, json, _) -> FamilyRules.smallThinker(json))
                     .activates(MoeActivation.RELU, null, null)
-                    .dense(ModelFamily::whySmallThinkerDense)
+                    .dense(FamilyRules::whySmallThinkerDense)
                     .fields("moe_primary_router_apply_softmax moe_enable_early_router=true moe_layer_layout"
                             + " hidden_act=relu moe_enable_secondary_experts=false moe_num_secondary_experts"
                             + " moe_num_active_secondary_experts moe_secondary_expert_size"
@@ -274,10 +286,10 @@ public enum ModelFamily {
             "cohere2_moe",
             sizes(40, 8192, 22528, 8, 2)
                     .width("intermediate_size")
-                    .routing((_, json, router) -> cohere(json, router))
+                    .routing((_, json, router) -> FamilyRules.cohere(json, router))
                     .normalized("norm_topk_prob", true)
                     .shared("num_shared_experts", 0)
-                    .sharedScale(ModelFamily::cohereShare)
+                    .sharedScale(FamilyRules::cohereShare)
                     .denseFirst("first_k_dense_replace", 0)
                     .layerTypes("mlp_layer_types", "sparse")
                     .fields("shared_expert_combination_strategy expert_selection_fn prefix_dense_intermediate_size")),
@@ -290,7 +302,7 @@ public enum ModelFamily {
                     .chosenFirst()
                     .oneShared()
                     .weighsInput()
-                    .dense(ModelFamily::whyLlama4Dense)
+                    .dense(FamilyRules::whyLlama4Dense)
                     .fields("n_shared_experts=1 moe_layers interleave_moe_layer_step norm_topk_prob=false"
                             + " scoring_func=sigmoid")),
 
@@ -492,7 +504,7 @@ public enum ModelFamily {
                     .scaled("moe_router_scaling_factor", 1)
                     .sharedWidth("share_expert_dim", 1280)
                     .stepLimits("swiglu_limits", "swiglu_limits_shared")
-                    .dense((json, layer) -> whyStepDense(json, layer, 3))
+                    .dense((json, layer) -> FamilyRules.whyStepDense(json, layer, 3))
                     .layerTypes("mlp_layer_types", "sparse")
                     .fields("hidden_act=silu share_expert_dims moe_layers_enum moe_layer_offset=0 moe_every_n_layer=1"
                             + " moe_router_activation=sigmoid"
@@ -513,7 +525,7 @@ public enum ModelFamily {
     DEEPSEEK_V4(
             "deepseek_v4",
             deepSeekV4(sizes(43, 4096, 2048, 256, 6))
-                    .tokenTable(ModelFamily::isHashed)
+                    .tokenTable(FamilyRules::isHashed)
                     .fields("mlp_layer_types num_hash_layers")),
     /** No layer takes experts from a table; tokens of pictures have a correction bias of their own. */
     DEEPSEEK_V41(
@@ -533,7 +545,7 @@ public enum ModelFamily {
                     .names("num_experts", "moe_top_k")
                     .activation("activation_function", "gelu")
                     .withoutGate()
-                    .dense(ModelFamily::whyNomicDense)
+                    .dense(FamilyRules::whyNomicDense)
                     .fields("moe_every_n_layers moe_normalize_expert_weights=false expert_choice_router=false"
                             + " num_shared_experts=0 moe_impl moe_resid_pdrop ffn_div=1 norm_topk_prob=false"
                             + " router_aux_loss_coef")),
@@ -696,321 +708,5 @@ public enum ModelFamily {
     @Override
     public String toString() {
         return modelTypes().getFirst();
-    }
-
-    private static FamilyTraits mixtral(FamilyTraits sizes) {
-        return sizes.width("intermediate_size").normalized().fields("norm_topk_prob=true scoring_func=softmax");
-    }
-
-    /** Some layers may be dense. */
-    private static FamilyTraits qwen(FamilyTraits sizes) {
-        return sizes.denseIn("mlp_only_layers")
-                .lastOfEvery("decoder_sparse_step")
-                .fields("scoring_func=softmax");
-    }
-
-    private static FamilyTraits qwen(FamilyTraits sizes, boolean normalized) {
-        return qwen(sizes).normalized("norm_topk_prob", normalized);
-    }
-
-    private static FamilyTraits gatedShared(FamilyTraits family, int width) {
-        return family.sharedWidth("shared_expert_intermediate_size", width).sharedGate();
-    }
-
-    private static FamilyTraits granite() {
-        return sizes(32, 4096, 11008, 8, 2)
-                .width("intermediate_size")
-                .chosenFirst()
-                .normalized()
-                .fields("norm_topk_prob=true scoring_func=softmax");
-    }
-
-    private static FamilyTraits gptOss(FamilyTraits sizes, MoeActivation activation) {
-        return sizes.width("intermediate_size")
-                .chosenFirst()
-                .normalized()
-                .activates(activation, 1.702, 1.0)
-                .limited(7.0)
-                .biased()
-                .fields("swiglu_limit=7 swiglu_alpha=1.702 norm_topk_prob=true scoring_func=softmax");
-    }
-
-    private static FamilyTraits hunyuan() {
-        return sizes(32, 4096, 11008, 1, 1)
-                .width("intermediate_size")
-                .names("num_experts", "moe_topk")
-                .normalized()
-                .oneShared()
-                .perLayer("num_experts", "moe_topk", "num_shared_expert")
-                .fields("norm_topk_prob=true use_mixed_mlp_moe=true num_shared_expert=1 moe_layer_num_skipped=0"
-                        + " moe_drop_tokens=false moe_random_routing_dropped_token=false");
-    }
-
-    private static FamilyTraits ernie(FamilyTraits sizes) {
-        return sizes.names("moe_num_experts", "moe_k")
-                .normalized()
-                .corrected()
-                .shared("moe_num_shared_experts", 2)
-                .fields("moe_norm_min=1e-12 moe_gate=topk moe_use_aux_free=true moe_capacity");
-    }
-
-    /** Divided if {@code norm_topk_prob}, scaled. */
-    private static FamilyTraits corrected(FamilyTraits sizes, double factor) {
-        return sizes.sigmoid()
-                .normalized("norm_topk_prob", true)
-                .corrected()
-                .scaled("routed_scaling_factor", factor)
-                .fields("scoring_func=sigmoid topk_method=noaux_tc");
-    }
-
-    private static FamilyTraits deepSeek(FamilyTraits sizes, double factor, int groups, int taken, int dense) {
-        return corrected(sizes, factor)
-                .groups("n_group", "topk_group", groups, taken)
-                .shared("n_shared_experts", 1)
-                .denseFirst("first_k_dense_replace", dense)
-                .every("moe_layer_freq")
-                .layerTypes("mlp_layer_types", "sparse");
-    }
-
-    private static FamilyTraits deepSeekV2() {
-        return sizes(32, 4096, 1407, 64, 0)
-                .scaled("routed_scaling_factor", 1)
-                .routing(ModelFamily::deepSeekV2)
-                .shared("n_shared_experts", 2)
-                .denseFirst("first_k_dense_replace", 0)
-                .every("moe_layer_freq")
-                .layerTypes("mlp_layer_types", "sparse")
-                .fields("scoring_func topk_method n_group topk_group");
-    }
-
-    private static FamilyTraits nemotron() {
-        return sizes(4, 4096, 7688, 8, 2)
-                .sigmoid()
-                .normalized("norm_topk_prob", true)
-                .corrected()
-                .scaled("routed_scaling_factor", 1)
-                .groups("n_group", "topk_group", 1, 1)
-                .sharedWidth("moe_shared_expert_intermediate_size", 7688)
-                .activation("mlp_hidden_act", "relu2")
-                .withoutGate()
-                .tensors(Peculiarity.LATENT)
-                .layerList(ModelFamily::nemotronLayers, "moe")
-                .fields("moe_latent_size n_shared_experts=1 n_groups layers_block_type hybrid_override_pattern"
-                        + " moe_shared_expert_overlap");
-    }
-
-    private static FamilyTraits deepSeekV4(FamilyTraits sizes) {
-        return sizes.scored(ScoringFunction.SQRTSOFTPLUS)
-                .normalized()
-                .corrected()
-                .scaled("routed_scaling_factor", 1.5)
-                .shared("n_shared_experts", 1)
-                .limited("swiglu_limit", 10.0)
-                .perLayer("swiglu_limit")
-                .tensors(Peculiarity.ROUTER_BIAS_CORRECTS)
-                .fields("scoring_func=sqrtsoftplus norm_topk_prob=true topk_method=noaux_tc n_group=1 topk_group=1");
-    }
-
-    private static FamilyTraits bailing(FamilyTraits sizes, int shared, int dense) {
-        return sizes.sigmoid()
-                .normalized("norm_topk_prob", true)
-                .corrected()
-                .scaled("routed_scaling_factor", 2.5)
-                .groups("n_group", "topk_group", 8, 4)
-                .shared("num_shared_experts", shared)
-                .denseFirst("first_k_dense_replace", dense)
-                .stepLimits("expert_swiglu_limit_list", "share_expert_swiglu_limit_list")
-                .fields("score_function=sigmoid scoring_func=sigmoid topk_method=noaux_tc scale_router_input=false"
-                        + " moe_router_enable_expert_bias=true moe_router_topk_scaling_factor"
-                        + " moe_router_enable_shared_expert=true moe_shared_expert_intermediate_size"
-                        + " router_dtype");
-    }
-
-    private static RouterConfig deepSeekV2(FamilyTraits traits, JsonFile json, RouterConfig router) {
-        String method = json.string("topk_method", "greedy");
-        String scoring = json.string("scoring_func", "softmax");
-        ScoringFunction function = switch (scoring) {
-            case "softmax" -> ScoringFunction.SOFTMAX;
-            case "sigmoid" -> ScoringFunction.SIGMOID;
-            default -> throw json.wrong("scoring_func", "softmax or sigmoid");
-        };
-        double factor = router.routedScalingFactor();
-        if (router.renormalize() && function == ScoringFunction.SOFTMAX) {
-            // DeepSeek's own code divides and leaves the factor out, transformers doesn't divide, vLLM does both.
-            throw new CheckpointException(
-                    json.file(),
-                    "'norm_topk_prob': expected false beside softmax, since implementations of the family read it in"
-                            + " different ways, got true");
-        }
-        RouterConfig scored = RouterConfig.of(function, router.renormalize()).withRoutedScalingFactor(factor);
-        return switch (method) {
-            case "greedy" -> scored;
-            case "group_limited_greedy" -> traits.grouped(json, scored, json.integer("n_group"), 0);
-            case "noaux_tc" -> traits.grouped(json, scored.withCorrectionBias(), 0, 0);
-            default -> throw json.wrong("topk_method", "greedy, group_limited_greedy or noaux_tc");
-        };
-    }
-
-    private static RouterConfig smallThinker(JsonFile json) {
-        RouterConfig router = json.bool("moe_primary_router_apply_softmax", false)
-                ? RouterConfig.topKThenSoftmax()
-                : RouterConfig.topKThenSigmoid(true);
-        return router.withOwnInput();
-    }
-
-    /** Experts take all tokens if they may take as many as there are. */
-    private static RouterConfig nllb(JsonFile json, RouterConfig router) {
-        String field = "moe_eval_capacity_token_fraction";
-        if (json.finite(field, 1) < 1) {
-            throw json.wrong(field, "at least 1: with less, experts leave out tokens by what else is in a batch");
-        }
-        return router.withRoutedScalingFactor(1 - json.finite("moe_token_dropout", 0.2));
-    }
-
-    private static RouterConfig phimoe(JsonFile json, RouterConfig router) {
-        double margin = ScoringFunction.SPARSE_MIXER_MARGIN;
-        if (2 * json.finite("router_jitter_noise", margin / 2) != margin) {
-            throw json.wrong("router_jitter_noise", String.valueOf(margin / 2));
-        }
-        return router;
-    }
-
-    /** By the sum of absolute values or not at all. */
-    private static RouterConfig dbrx(JsonFile json) {
-        String field = "moe_normalize_expert_weights";
-        boolean divided = !json.fields().containsKey(field) || json.has(field);
-        if (divided && json.finite(field, 1) != 1) {
-            throw json.wrong(field, "1 or null");
-        }
-        return RouterConfig.of(ScoringFunction.SOFTMAX, divided);
-    }
-
-    private static RouterConfig cohere(JsonFile json, RouterConfig router) {
-        RouterConfig scored = switch (json.string("expert_selection_fn", "softmax")) {
-            case "softmax" -> RouterConfig.topKThenSoftmax();
-            case "sigmoid" -> RouterConfig.topKThenSigmoid(router.renormalize());
-            default -> throw json.wrong("expert_selection_fn", "softmax or sigmoid");
-        };
-        return scored.withRoutedScalingFactor(cohereShare(json));
-    }
-
-    /** What routed and shared experts are multiplied by. */
-    private static double cohereShare(JsonFile json) {
-        return switch (json.string("shared_expert_combination_strategy", "average")) {
-            case "average" -> json.nonNegative("num_shared_experts", 0) > 0 ? 0.5 : 1;
-            case "sum" -> 1;
-            default -> throw json.wrong("shared_expert_combination_strategy", "average or sum");
-        };
-    }
-
-    /** What experts and the dense block are multiplied by. */
-    private static double denseShare(JsonFile json) {
-        return json.bool("residual_moe", false) ? Math.sqrt(0.5) : 1;
-    }
-
-    private static @Nullable String whyLlama4Dense(JsonFile json, int layer) {
-        if (json.has("moe_layers")) {
-            List<Integer> sparse = json.integers("moe_layers");
-            return sparse.contains(layer) ? null : "moe_layers is " + JsonFile.shown(sparse);
-        }
-        int step = json.positive("interleave_moe_layer_step", 1);
-        return (layer + 1) % step == 0 ? null : "interleave_moe_layer_step is " + step;
-    }
-
-    private static @Nullable String whyJambaDense(JsonFile json, int layer) {
-        int period = json.positive("expert_layer_period", 2);
-        int offset = json.requireInteger("expert_layer_offset", 1);
-        return layer % period == offset
-                ? null
-                : "expert_layer_period is " + period + " and expert_layer_offset " + offset;
-    }
-
-    private static @Nullable String whyErnieDense(JsonFile json, int layer) {
-        int interval = json.positive("moe_layer_interval", 1);
-        int start = json.integer("moe_layer_start_index", 1);
-        int end = json.integer("moe_layer_end_index", -1);
-        return (layer + 1) % interval == 0 && layer >= start && (end == -1 || layer <= end)
-                ? null
-                : "moe_layer_interval is " + interval + ", moe_layer_start_index " + start + " and moe_layer_end_index "
-                        + end;
-    }
-
-    private static @Nullable String whySmallThinkerDense(JsonFile json, int layer) {
-        if (!json.has("moe_layer_layout")) {
-            return null;
-        }
-        List<Integer> sparse = json.integers("moe_layer_layout");
-        return layer < sparse.size() && sparse.get(layer) != 0 ? null : "moe_layer_layout is " + JsonFile.shown(sparse);
-    }
-
-    /** Every so many layers of the encoder and of the decoder, the second of as many. */
-    private static @Nullable String whySwitchDense(JsonFile json, int layer) {
-        int encoder = json.positive("num_layers", 12);
-        boolean decodes = layer >= encoder;
-        int all = decodes ? json.positive("num_decoder_layers", encoder) : encoder;
-        String field = decodes ? "num_sparse_decoder_layers" : "num_sparse_encoder_layers";
-        int sparse = json.nonNegative(field, 3);
-        int step = sparse == 0 ? all : all / sparse;
-        int n = decodes ? layer - encoder : layer;
-        return step > 0 && (n % step == 1 || step == 1) ? null : field + " is " + sparse + " of " + all;
-    }
-
-    /** The second of every so many layers. */
-    private static @Nullable String whyNomicDense(JsonFile json, int layer) {
-        int step = json.nonNegative("moe_every_n_layers", 0);
-        return step > 0 && layer % step == 1 ? null : "moe_every_n_layers is " + step;
-    }
-
-    /** The last of every so many layers. */
-    private static @Nullable String whyNllbDense(JsonFile json, int layer) {
-        int encoder = json.positive("encoder_layers", 12);
-        boolean decodes = layer >= encoder;
-        String field = decodes ? "decoder_sparse_step" : "encoder_sparse_step";
-        int step = json.nonNegative(field, 4);
-        int n = decodes ? layer - encoder : layer;
-        return step > 0 && (n + 1) % step == 0 ? null : field + " is " + step;
-    }
-
-    private static @Nullable String whyStepDense(JsonFile json, int layer, int first) {
-        if (!json.has("moe_layers_enum")) {
-            return layer >= first
-                    ? null
-                    : "it has no moe_layers_enum, without which layers from " + first + " on have experts";
-        }
-        Object sparse = json.fields().get("moe_layers_enum");
-        boolean listed = sparse instanceof List<?>
-                ? json.integers("moe_layers_enum").contains(layer)
-                : List.of(json.string("moe_layers_enum").split("[ ,]+")).contains(Integer.toString(layer));
-        return listed ? null : "moe_layers_enum is " + JsonFile.shown(sparse);
-    }
-
-    private static boolean isHashed(JsonFile json, int layer) {
-        if (json.has("mlp_layer_types")) {
-            List<String> types = json.strings("mlp_layer_types");
-            String type = layer < types.size() ? types.get(layer) : "none";
-            return switch (type) {
-                case "hash_moe" -> true;
-                case "moe" -> false;
-                default -> throw json.wrong("mlp_layer_types", "hash_moe or moe for each layer");
-            };
-        }
-        return layer < json.nonNegative("num_hash_layers", 3);
-    }
-
-    private static List<String> nemotronLayers(JsonFile json) {
-        if (json.fields().get("block_configs") instanceof List<?> blocks) {
-            return blocks.stream()
-                    .map(block -> block instanceof Map<?, ?> named ? String.valueOf(named.get("block_type")) : "none")
-                    .toList();
-        }
-        if (json.has("hybrid_override_pattern")) {
-            return json.string("hybrid_override_pattern")
-                    .chars()
-                    .mapToObj(c -> c == 'E' ? "moe" : String.valueOf((char) c))
-                    .toList();
-        }
-        return json.has("layers_block_type")
-                ? json.strings("layers_block_type")
-                : List.of("linear_attention", "moe", "full_attention", "mlp");
     }
 }

@@ -50,9 +50,9 @@ public record Projections(
     public Projections withAdjugate(Matrix besideGate, Matrix besideUp, Matrix besideDown) {
         return new Projections(
                 List.of(),
-                new Matrix.Above(gate, besideGate),
-                new Matrix.Above(up, Matrix.scaled(besideUp, LayerShape.ADJUGATE_SCALE)),
-                new Matrix.Beside(List.of(down, besideDown)),
+                new MatrixView.Above(gate, besideGate),
+                new MatrixView.Above(up, Matrix.scaled(besideUp, LayerShape.ADJUGATE_SCALE)),
+                new MatrixView.Beside(List.of(down, besideDown)),
                 null,
                 null,
                 null);
@@ -60,12 +60,12 @@ public record Projections(
 
     /** The same of a token that is projected first by [L, H] and then back by [H, L]: one expert on H columns. */
     public Projections between(Matrix into, Matrix back) {
-        Matrix first = new Matrix.Product(up, into);
+        Matrix first = new MatrixView.Product(up, into);
         return new Projections(
                 List.of(),
-                isGated() ? new Matrix.Product(gate, into) : first,
+                isGated() ? new MatrixView.Product(gate, into) : first,
                 first,
-                new Matrix.Product(back, down),
+                new MatrixView.Product(back, down),
                 gateBias,
                 upBias,
                 downBias);

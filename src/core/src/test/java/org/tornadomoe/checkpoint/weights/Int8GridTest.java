@@ -147,7 +147,7 @@ class Int8GridTest {
                 (r, c) -> 0.5f + r + 0.25f * c,
                 (r, c) -> 5 * r - 3 * c + 1,
                 new Matrix.Stored(FILE, "m", "m.scales", GROUPS, null));
-        Matrix.Window window = new Matrix.Window(whole, rows, cols, row, col);
+        MatrixView.Window window = new MatrixView.Window(whole, rows, cols, row, col);
         Matrix.Int8 int8 = requireNonNull(window.int8());
         float[] floats = new float[cols];
         byte[] values = new byte[cols + 1];
