@@ -12,7 +12,7 @@ import org.tornadomoe.config.ScoringFunction;
 final class FamilyRules {
     private FamilyRules() {}
 
-    static RouterConfig deepSeekV2(FamilyTraits traits, JsonFile json, RouterConfig router) {
+    static RouterConfig deepSeekV2(FamilyReader family, JsonFile json, RouterConfig router) {
         String method = json.string("topk_method", "greedy");
         String scoring = json.string("scoring_func", "softmax");
         ScoringFunction function = switch (scoring) {
@@ -31,8 +31,8 @@ final class FamilyRules {
         RouterConfig scored = RouterConfig.of(function, router.renormalize()).withRoutedScalingFactor(factor);
         return switch (method) {
             case "greedy" -> scored;
-            case "group_limited_greedy" -> traits.grouped(json, scored, json.integer("n_group"), 0);
-            case "noaux_tc" -> traits.grouped(json, scored.withCorrectionBias(), 0, 0);
+            case "group_limited_greedy" -> family.grouped(json, scored, json.integer("n_group"), 0);
+            case "noaux_tc" -> family.grouped(json, scored.withCorrectionBias(), 0, 0);
             default -> throw json.wrong("topk_method", "greedy, group_limited_greedy or noaux_tc");
         };
     }

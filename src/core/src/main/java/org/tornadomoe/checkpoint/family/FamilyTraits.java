@@ -3,21 +3,15 @@ package org.tornadomoe.checkpoint.family;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.EnumSet;
-import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
-import java.util.Map;
 import java.util.Set;
 import java.util.function.BiPredicate;
 import java.util.function.Function;
 import java.util.function.ToDoubleFunction;
-import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
-import org.tornadomoe.checkpoint.LayerReader;
 import org.tornadomoe.checkpoint.family.LayerShape.Peculiarity;
-import org.tornadomoe.checkpoint.file.CheckpointException;
 import org.tornadomoe.checkpoint.file.JsonFile;
-import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
@@ -35,9 +29,6 @@ public final class FamilyTraits {
     /** What config.json may call K. */
     static final List<String> TOP_K = List.of("num_experts_per_tok", "experts_per_token");
 
-    /** No published model has a tenth of them. */
-    private static final int MAX_LAYERS = 10_000;
-
     /** Makes a layer a dense one. */
     @FunctionalInterface
     interface Rule {
@@ -49,75 +40,129 @@ public final class FamilyTraits {
     /** Changes what follows from the words, where a family has a way of its own; may refuse. */
     @FunctionalInterface
     interface Routing {
-        RouterConfig of(FamilyTraits traits, JsonFile json, RouterConfig router);
+        RouterConfig of(FamilyReader family, JsonFile json, RouterConfig router);
     }
 
-    private final int layers;
-    private final int hidden;
-    private final int intermediate;
-    private final int experts;
-    private final int topK;
+    final int layers;
+    final int hidden;
+    final int intermediate;
+    final int experts;
+    final int topK;
 
-    private @Nullable String sharingField;
-    private String firstSharingField = "";
-    private String layersField = "num_hidden_layers";
-    private String hiddenField = "hidden_size";
-    private String width = "moe_intermediate_size";
-    private List<String> expertsFields = EXPERTS;
-    private List<String> topKFields = TOP_K;
-    private ScoringFunction scoring = ScoringFunction.SOFTMAX;
-    private boolean scoresChosenOnly;
-    private boolean normalized;
-    private @Nullable String normalizedField;
-    private @Nullable String factorField;
-    private double factor = 1;
-    private boolean unscaledIfNull;
-    private @Nullable String correctedIf;
-    private boolean corrected;
-    private @Nullable String groupsField;
-    private String takenField = "";
-    private int groups;
-    private int groupsTaken;
-    private @Nullable String sharedCount;
-    private @Nullable String sharedWidth;
-    private @Nullable String sharedIf;
-    private int shared;
-    private boolean sharedGate;
-    private @Nullable String sharedGateIf;
-    private @Nullable String zeroExperts;
-    private int zero;
-    private String activationField = "hidden_act";
-    private String activation = "silu";
-    private @Nullable MoeActivation ownActivation;
-    private boolean gated = true;
-    private @Nullable String limitField;
-    private @Nullable Double limit;
-    private @Nullable Double alpha;
-    private @Nullable Double beta;
-    private @Nullable String alphaField;
-    private boolean sharedUnlimited;
-    private boolean unlimitedIf0;
-    private boolean biased;
-    private int besideEach;
-    private boolean weighsInput;
-    private boolean normalizesShared;
-    private boolean mixesShared;
-    private ToDoubleFunction<JsonFile> sharedScale = json -> 1;
-    private @Nullable Function<JsonFile, List<String>> layerList;
-    private BiPredicate<JsonFile, Integer> tabled = (json, layer) -> false;
-    private @Nullable String networkWidth;
-    private int network;
-    private @Nullable String blocks;
-    private @Nullable String stepLimit;
-    private @Nullable String sharedStepLimit;
-    private @Nullable String decoderLayers;
-    private String decoderWidth = "";
-    private Routing routing = (traits, json, router) -> router;
-    private final List<Rule> rules = new ArrayList<>();
-    private final Set<String> fields = new LinkedHashSet<>();
-    private final Set<String> perLayer = new LinkedHashSet<>();
-    private final Set<String> ofTexts = new LinkedHashSet<>();
-    private final Set<Peculiarity> peculiarities = EnumSet.noneOf(Peculiarity.class);
+    @Nullable
+    String sharingField;
+
+    String firstSharingField = "";
+    String layersField = "num_hidden_layers";
+    String hiddenField = "hidden_size";
+    String width = "moe_intermediate_size";
+    List<String> expertsFields = EXPERTS;
+    List<String> topKFields = TOP_K;
+    ScoringFunction scoring = ScoringFunction.SOFTMAX;
+    boolean scoresChosenOnly;
+    boolean normalized;
+
+    @Nullable
+    String normalizedField;
+
+    @Nullable
+    String factorField;
+
+    double factor = 1;
+    boolean unscaledIfNull;
+
+    @Nullable
+    String correctedIf;
+
+    boolean corrected;
+
+    @Nullable
+    String groupsField;
+
+    String takenField = "";
+    int groups;
+    int groupsTaken;
+
+    @Nullable
+    String sharedCount;
+
+    @Nullable
+    String sharedWidth;
+
+    @Nullable
+    String sharedIf;
+
+    int shared;
+    boolean sharedGate;
+
+    @Nullable
+    String sharedGateIf;
+
+    @Nullable
+    String zeroExperts;
+
+    int zero;
+    String activationField = "hidden_act";
+    String activation = "silu";
+
+    @Nullable
+    MoeActivation ownActivation;
+
+    boolean gated = true;
+
+    @Nullable
+    String limitField;
+
+    @Nullable
+    Double limit;
+
+    @Nullable
+    Double alpha;
+
+    @Nullable
+    Double beta;
+
+    @Nullable
+    String alphaField;
+
+    boolean sharedUnlimited;
+    boolean unlimitedIf0;
+    boolean biased;
+    int besideEach;
+    boolean weighsInput;
+    boolean normalizesShared;
+    boolean mixesShared;
+    ToDoubleFunction<JsonFile> sharedScale = json -> 1;
+
+    @Nullable
+    Function<JsonFile, List<String>> layerList;
+
+    BiPredicate<JsonFile, Integer> tabled = (json, layer) -> false;
+
+    @Nullable
+    String networkWidth;
+
+    int network;
+
+    @Nullable
+    String blocks;
+
+    @Nullable
+    String stepLimit;
+
+    @Nullable
+    String sharedStepLimit;
+
+    @Nullable
+    String decoderLayers;
+
+    String decoderWidth = "";
+    Routing routing = (family, json, router) -> router;
+    final List<Rule> rules = new ArrayList<>();
+    final Set<String> fields = new LinkedHashSet<>();
+    final Set<String> perLayer = new LinkedHashSet<>();
+    final Set<String> ofTexts = new LinkedHashSet<>();
+    final Set<Peculiarity> peculiarities = EnumSet.noneOf(Peculiarity.class);
 
     private FamilyTraits(int layers, int hidden, int intermediate, int experts, int topK) {
         this.layers = layers;
@@ -505,7 +550,8 @@ public final class FamilyTraits {
         });
     }
 
-    private static @Nullable String first(List<Rule> rules, JsonFile json, int layer) {
+    /** Why the first of the rules that make the layer a dense one does; null if none does. */
+    static @Nullable String first(List<Rule> rules, JsonFile json, int layer) {
         for (Rule rule : rules) {
             String why = rule.whyDense(json, layer);
             if (why != null) {
@@ -513,12 +559,6 @@ public final class FamilyTraits {
             }
         }
         return null;
-    }
-
-    /** What in the configuration makes that layer a dense one; null if it is an MoE layer. */
-    @Nullable
-    String whyDense(JsonFile json, int layer) {
-        return first(rules, ofTexts(json), layer);
     }
 
     /** Fields that are read, and after = the one value that a field which isn't read may have. */
@@ -533,314 +573,8 @@ public final class FamilyTraits {
         return all;
     }
 
-    /** Layers of the encoder, or of the model where it has none. */
-    int encoderLayers(JsonFile json) {
-        return json.positive(layersField, layers);
-    }
-
-    /** The number of a layer in the decoder, negative in the encoder. */
-    int inDecoder(JsonFile json, int layer) {
-        return decoderLayers == null ? -1 : layer - encoderLayers(json);
-    }
-
-    /** The configuration as that layer has it. */
-    JsonFile at(JsonFile whole, int layer) {
-        JsonFile json = ofBlock(ofStack(ofTexts(whole), layer), layer);
-        if (perLayer.stream().noneMatch(field -> json.fields().get(field) instanceof List<?>)) {
-            return json;
-        }
-        Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
-        for (String field : perLayer) {
-            if (json.fields().get(field) instanceof List<?> each) {
-                if (each.isEmpty() && (field.equals(stepLimit) || field.equals(sharedStepLimit))) {
-                    own.put(field, null);
-                    continue;
-                }
-                if (layer >= each.size()) {
-                    throw json.wrong(field, "a value for each of " + layers(json) + " layers");
-                }
-                own.put(field, each.get(layer));
-            }
-        }
-        return new JsonFile(json.file(), own);
-    }
-
-    private JsonFile ofStack(JsonFile json, int layer) {
-        if (inDecoder(json, layer) < 0) {
-            return json;
-        }
-        Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
-        own.put(width, json.positive(decoderWidth, intermediate));
-        return new JsonFile(json.file(), own);
-    }
-
-    private JsonFile ofBlock(JsonFile json, int layer) {
-        if (blocks == null
-                || !(json.fields().get(blocks) instanceof List<?> each)
-                || layer >= each.size()
-                || !(each.get(layer) instanceof Map<?, ?> block)) {
-            return json;
-        }
-        Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
-        block.forEach((field, value) -> {
-            if (value != null) {
-                own.put(String.valueOf(field), value);
-            }
-        });
-        return new JsonFile(json.file(), own);
-    }
-
-    private JsonFile ofTexts(JsonFile json) {
-        Map<String, @Nullable Object> own = new LinkedHashMap<>(json.fields());
-        own.replaceAll((field, value) ->
-                ofTexts.contains(field) && value instanceof List<?> both && !both.isEmpty() ? both.getFirst() : value);
-        return ofTexts.isEmpty() ? json : new JsonFile(json.file(), own);
-    }
-
-    /** The first layer with experts, where they differ from layer to layer; 0 if there is none, or they don't. */
-    int firstSparse(JsonFile json) {
-        if (tabled.test(json, 0)) {
-            return IntStream.range(0, layers(json))
-                    .filter(layer -> !tabled.test(json, layer))
-                    .findFirst()
-                    .orElse(0);
-        }
-        if (blocks == null && perLayer.stream().noneMatch(field -> json.fields().get(field) instanceof List<?>)) {
-            return 0;
-        }
-        return IntStream.range(0, layers(json))
-                .filter(layer -> whyDense(json, layer) == null)
-                .findFirst()
-                .orElse(0);
-    }
-
-    int layers(JsonFile json) {
-        int number =
-                layerList == null ? encoderLayers(json) : layerList.apply(json).size();
-        if (decoderLayers != null && number <= MAX_LAYERS) {
-            number += Math.min(MAX_LAYERS, json.positive(decoderLayers, layers));
-        }
-        if (number < 1) {
-            throw new CheckpointException(json.file(), "has a list of layer types without any");
-        }
-        if (number > MAX_LAYERS) {
-            throw json.wrong(layersField, "at most " + MAX_LAYERS);
-        }
-        return number;
-    }
-
-    /** Width of the shared expert, 0 if there is none. */
-    int sharedIntermediate(JsonFile json) {
-        if (sharedIf != null && !json.bool(sharedIf, false)) {
-            return 0;
-        }
-        if (sharedWidth != null) {
-            return json.nonNegative(sharedWidth, shared);
-        }
-        if (sharedCount == null) {
-            return shared == 0 ? 0 : intermediate(json);
-        }
-        int count = json.nonNegative(sharedCount, json.fields().containsKey(sharedCount) ? 0 : shared);
-        long all = (long) count * intermediate(json);
-        if (all > Integer.MAX_VALUE) {
-            throw json.wrong(sharedCount, "fewer of " + intermediate(json) + " rows each");
-        }
-        return (int) all;
-    }
-
-    private int intermediate(JsonFile json) {
-        return json.positive(width, intermediate);
-    }
-
-    private int experts(JsonFile json) {
-        int number = oneOf(json, expertsFields, experts);
-        if (number < 1 || number > FusedMoeConfig.MAX_EXPERTS) {
-            throw json.wrong(
-                    expertsFields.stream().filter(json::has).findFirst().orElseThrow(),
-                    "1 to " + FusedMoeConfig.MAX_EXPERTS);
-        }
-        return number;
-    }
-
-    /** The number under any of these names, which must agree. */
-    private static int oneOf(JsonFile json, List<String> names, int absent) {
-        List<String> there = names.stream().filter(json.fields()::containsKey).toList();
-        if (there.isEmpty() && absent == 0) {
-            throw new CheckpointException(json.file(), "has no '" + names.getFirst() + "'");
-        }
-        int value = there.isEmpty() ? absent : json.requireInteger(there.getFirst(), absent);
-        for (String other : there) {
-            if (json.requireInteger(other, absent) != value) {
-                throw json.wrong(other, "as many as '" + there.getFirst() + "' = " + value);
-            }
-        }
-        return value;
-    }
-
-    /** A layer's configuration, for calls of one token; IllegalArgumentException where numbers don't fit together. */
-    FusedMoeConfig config(JsonFile whole, int layer) {
-        JsonFile json = at(whole, layer);
-        int wide = intermediate(json);
-        int sharedWide = sharedIntermediate(json);
-        MoeActivation function = activation(json);
-        Double cut = limit(json);
-        if (cut != null && cut == 0 && unlimitedIf0) {
-            cut = null;
-        }
-        if (cut != null && limitField != null && cut <= 0) {
-            throw json.wrong(limitField, "a positive number");
-        }
-        if (cut != null && function != MoeActivation.SILU && ownActivation == null) {
-            throw json.wrong(activationField, "silu beside a '" + limitField + "' of " + cut);
-        }
-        FusedMoeConfig.Builder builder = FusedMoeConfig.builder()
-                .numExperts(experts(json))
-                .expertsPerToken(oneOf(json, topKFields, topK))
-                .hiddenDim(json.positive(hiddenField, hidden))
-                .intermediateSize(wide + besideEach)
-                .numFusedSharedExperts(Math.ceilDiv(sharedWide, wide))
-                .activation(function)
-                .swigluLimit(cut)
-                .swigluAlpha(alphaField == null || alpha == null ? alpha : (Double) json.finite(alphaField, alpha))
-                .swigluBeta(beta)
-                .sharedSwigluLimit(sharedUnlimited && cut != null ? 0.0 : null)
-                .router(tabled.test(whole, layer) ? tabled(json) : router(json, sharedWide > 0))
-                .hasBias(biased)
-                .applyRouterWeightOnInput(weighsInput)
-                .maxNumTokens(1);
-        if (stepLimit != null && sharedStepLimit != null) {
-            double routed = json.has(stepLimit) ? json.finite(stepLimit, 0) : 0;
-            double other = json.has(sharedStepLimit) ? json.finite(sharedStepLimit, 0) : 0;
-            if (routed != 0 || (other != 0 && sharedWide > 0)) {
-                builder.activation(MoeActivation.SWIGLUSTEP)
-                        .swigluLimit(routed == 0 ? (double) Float.MAX_VALUE : routed)
-                        .sharedSwigluLimit(other);
-            }
-        }
-        return builder.build();
-    }
-
-    private @Nullable Double limit(JsonFile json) {
-        if (limitField == null || (json.fields().containsKey(limitField) && !json.has(limitField) && limit == null)) {
-            return limit;
-        }
-        return json.fields().containsKey(limitField) ? Double.valueOf(json.finite(limitField, 0)) : limit;
-    }
-
-    private RouterConfig router(JsonFile json, boolean hasShared) {
-        boolean divided = normalized;
-        if (normalizedField != null) {
-            divided = json.bool(normalizedField, normalized && !json.fields().containsKey(normalizedField));
-        }
-        RouterConfig router = new RouterConfig(
-                scoring,
-                scoresChosenOnly,
-                divided,
-                correctedIf == null ? corrected : json.bool(correctedIf, corrected),
-                0,
-                0,
-                factorField == null ? factor : factor(json, factorField),
-                zeroExperts == null ? zero : json.nonNegative(zeroExperts, zero),
-                (sharedGate || (sharedGateIf != null && json.bool(sharedGateIf, false))) && hasShared,
-                normalizesShared,
-                mixesShared && hasShared,
-                0,
-                false);
-        RouterConfig own = routing.of(this, json, router);
-        return groupsField == null ? own : grouped(json, own, groups, groupsTaken);
-    }
-
-    /** The choice is a table's; of the rest, how weights are divided and scaled. */
-    private RouterConfig tabled(JsonFile json) {
-        RouterConfig router = router(json, false);
-        return RouterConfig.of(ScoringFunction.TOKEN_TABLE, router.renormalize())
-                .withRoutedScalingFactor(router.routedScalingFactor());
-    }
-
-    private double factor(JsonFile json, String field) {
-        boolean isNull = json.fields().containsKey(field) && !json.has(field);
-        return isNull && unscaledIfNull ? 1 : json.finite(field, factor);
-    }
-
-    /** By the best groups; null and 0 are none. Groups that the family has and that don't fit are none either. */
-    RouterConfig grouped(JsonFile json, RouterConfig router, int absentGroups, int absentTaken) {
-        String field = groupsField == null ? "n_group" : groupsField;
-        String taken = groupsField == null ? "topk_group" : takenField;
-        boolean given = json.fields().containsKey(field);
-        int number = given ? json.nonNegative(field, 0) : absentGroups;
-        int all = experts(json);
-        int smallest = router.hasCorrectionBias() ? 2 : 1; // a group's score is the sum of so many
-        boolean fits = number < 2 || (all % number == 0 && all / number >= smallest);
-        if (given && !fits) {
-            throw json.wrong(field, "a divisor of the " + all + " experts with at least " + smallest + " a group");
-        }
-        int kept = json.fields().containsKey(taken) ? json.nonNegative(taken, 0) : absentTaken;
-        boolean one = number == 1 && !(json.has(taken) && kept == 0);
-        if (number == 0 || one || !fits) {
-            return router;
-        }
-        if (kept < 1 || kept > number) {
-            throw new CheckpointException(
-                    json.file(), "'" + taken + "': expected 1 to " + field + " = " + number + ", got " + kept);
-        }
-        return router.withGroups(number, kept);
-    }
-
-    /** By the names that transformers has for them. */
-    private MoeActivation activation(JsonFile json) {
-        if (ownActivation != null) {
-            return ownActivation;
-        }
-        MoeActivation found = switch (json.string(activationField, activation)) {
-            case "silu", "swish" -> MoeActivation.SILU;
-            case "gelu" -> MoeActivation.GELU;
-            case "gelu_pytorch_tanh", "gelu_new" -> MoeActivation.GELU_TANH;
-            case "relu" -> MoeActivation.RELU;
-            case "relu2" -> MoeActivation.RELU2;
-            default ->
-                throw json.wrong(activationField, "silu, swish, gelu, gelu_new, gelu_pytorch_tanh, relu or relu2");
-        };
-        return gated ? found : found.withoutMul();
-    }
-
-    /** What {@link LayerReader} has to find in a layer. */
-    LayerShape shape(JsonFile whole, int layer) {
-        JsonFile json = at(whole, layer);
-        FusedMoeConfig config = config(whole, layer);
-        boolean table = config.router().scoring() == ScoringFunction.TOKEN_TABLE;
-        return new LayerShape(
-                config.numExperts(),
-                config.hiddenDim(),
-                intermediate(json),
-                sharedIntermediate(json),
-                config.activation().isInterleaved(),
-                config.router().hasCorrectionBias(),
-                config.router().numZeroExperts(),
-                config.activation().isGated(),
-                (float) sharedScale.applyAsDouble(json),
-                table ? config.expertsPerToken() : 0,
-                networkWidth == null
-                        ? null
-                        : new LayerShape.Network(
-                                json.positive(networkWidth, network), json.finite("rms_norm_eps", 1e-5), layer > 0),
-                home(json, layer),
-                stack(whole, layer),
-                Set.copyOf(peculiarities));
-    }
-
-    /** The layer in which that layer's experts are. */
-    private int home(JsonFile json, int layer) {
-        if (sharingField == null) {
-            return layer;
-        }
-        int first = json.nonNegative(firstSharingField, 0);
-        return layer < first ? layer : layer - (layer - first) % json.positive(sharingField, 1);
-    }
-
-    private LayerShape.@Nullable Stack stack(JsonFile json, int layer) {
-        int inDecoder = inDecoder(json, layer);
-        return decoderLayers == null
-                ? null
-                : inDecoder < 0 ? new LayerShape.Stack("encoder.", layer) : new LayerShape.Stack("decoder.", inDecoder);
+    /** Reads a config.json in these words. */
+    FamilyReader reader() {
+        return new FamilyReader(this);
     }
 }

@@ -618,7 +618,7 @@ public enum ModelFamily {
                     .denseFirst("first_k_dense_replace", 1)
                     .fields("score_function=sigmoid n_group topk_group router_dtype"
                             + " moe_shared_expert_intermediate_size")
-                    .routing((traits, json, router) -> {
+                    .routing((family, json, router) -> {
                         if (json.integer("n_group", 8) > 1) {
                             throw json.wrong("n_group", "1: implementations choose among groups in different ways");
                         }
@@ -642,9 +642,13 @@ public enum ModelFamily {
     @SuppressWarnings("ImmutableEnumChecker") // isn't changed once it is here
     private final FamilyTraits traits;
 
+    @SuppressWarnings("ImmutableEnumChecker") // nor is this
+    private final FamilyReader reader;
+
     ModelFamily(String modelTypes, FamilyTraits traits) {
         this.modelTypes = modelTypes;
         this.traits = traits;
+        reader = traits.reader();
     }
 
     /** Fields that are read, and after = the one value that a field which isn't read may have. */
@@ -664,7 +668,7 @@ public enum ModelFamily {
 
     /** The configuration of the first MoE layer. */
     public JsonFile ofFirstLayer(JsonFile json) {
-        return traits.at(json, traits.firstSparse(json));
+        return reader.at(json, reader.firstSparse(json));
     }
 
     /**
@@ -673,13 +677,13 @@ public enum ModelFamily {
      * @throws CheckpointException if a field is missing or wrong
      */
     public FusedMoeConfig config(JsonFile json) {
-        return config(json, traits.firstSparse(json));
+        return config(json, reader.firstSparse(json));
     }
 
     /** Likewise, a layer's; most models have one for all. */
     public FusedMoeConfig config(JsonFile json, int layer) {
         try {
-            return traits.config(json, layer);
+            return reader.config(json, layer);
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
         }
@@ -687,18 +691,18 @@ public enum ModelFamily {
 
     /** Layers of the model. */
     public int layers(JsonFile json) {
-        return traits.layers(json);
+        return reader.layers(json);
     }
 
     /** What in the configuration makes that layer a dense one; null if it is an MoE layer. */
     public @Nullable String whyDense(JsonFile json, int layer) {
-        return traits.whyDense(json, layer);
+        return reader.whyDense(json, layer);
     }
 
     /** What {@link LayerReader} has to find in a layer. */
     public LayerShape shape(JsonFile json, int layer) {
         try {
-            return traits.shape(json, layer);
+            return reader.shape(json, layer);
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), String.valueOf(e.getMessage()), e);
         }

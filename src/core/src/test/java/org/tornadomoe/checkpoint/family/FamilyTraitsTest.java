@@ -37,7 +37,7 @@ class FamilyTraitsTest {
     }
 
     private static FusedMoeConfig config(FamilyTraits family, @Nullable Object... fields) {
-        return family.config(json(fields), 0);
+        return family.reader().config(json(fields), 0);
     }
 
     private static void assertRefused(FamilyTraits family, String message, @Nullable Object... fields) {
@@ -50,7 +50,7 @@ class FamilyTraitsTest {
     private static List<Integer> sparse(FamilyTraits family, @Nullable Object... fields) {
         JsonFile json = json(fields);
         return IntStream.range(0, 6)
-                .filter(layer -> family.whyDense(json, layer) == null)
+                .filter(layer -> family.reader().whyDense(json, layer) == null)
                 .boxed()
                 .toList();
     }
@@ -62,11 +62,11 @@ class FamilyTraitsTest {
         assertThat(config.hiddenDim()).isEqualTo(32);
         assertThat(config.numExperts()).isEqualTo(4);
         assertThat(config.expertsPerToken()).isEqualTo(3);
-        assertThat(family.layers(json("depth", 3))).isEqualTo(3);
-        assertThat(family.layers(json())).isEqualTo(6);
-        assertThat(family.layers(json("depth", 10_000))).isEqualTo(10_000);
+        assertThat(family.reader().layers(json("depth", 3))).isEqualTo(3);
+        assertThat(family.reader().layers(json())).isEqualTo(6);
+        assertThat(family.reader().layers(json("depth", 10_000))).isEqualTo(10_000);
         assertThatExceptionOfType(CheckpointException.class)
-                .isThrownBy(() -> family.layers(json("depth", 10_001)))
+                .isThrownBy(() -> family.reader().layers(json("depth", 10_001)))
                 .withMessageContaining("'depth': expected at most 10000, got 10001");
         assertThat(family.fields()).contains("depth", "width", "parts", "taken");
         assertRefused(family, "'num_experts': expected as many as 'parts' = 4, got 5", "parts", 4, "num_experts", 5);
@@ -109,7 +109,7 @@ class FamilyTraitsTest {
                 config(small().sigmoid().normalized().shared("beside", 2).normalizesShared());
         assertThat(shared.router().normalizesShared()).isTrue();
         assertThat(shared.numFusedSharedExperts()).isEqualTo(2);
-        LayerShape network = small().network("router_width", 4).shape(json("num_experts_per_tok", 1), 1);
+        LayerShape network = small().network("router_width", 4).reader().shape(json("num_experts_per_tok", 1), 1);
         assertThat(network.network()).isEqualTo(new LayerShape.Network(4, 1e-5, true));
     }
 
@@ -117,22 +117,24 @@ class FamilyTraitsTest {
     void widthsOfExpertsAndOfWhatIsBesideThem() {
         JsonFile plain = json();
         assertThat(config(small().width("wide"), "wide", 24).intermediateSize()).isEqualTo(24);
-        assertThat(small().shared("beside", 2).sharedIntermediate(plain)).isEqualTo(32);
-        assertThat(small().shared("beside", 2).sharedIntermediate(json("beside", null)))
+        assertThat(small().shared("beside", 2).reader().sharedIntermediate(plain))
+                .isEqualTo(32);
+        assertThat(small().shared("beside", 2).reader().sharedIntermediate(json("beside", null)))
                 .isZero();
-        assertThat(small().sharedWidth("beside", 40).sharedIntermediate(plain)).isEqualTo(40);
-        assertThat(small().oneShared().sharedIntermediate(plain)).isEqualTo(16);
+        assertThat(small().sharedWidth("beside", 40).reader().sharedIntermediate(plain))
+                .isEqualTo(40);
+        assertThat(small().oneShared().reader().sharedIntermediate(plain)).isEqualTo(16);
         FamilyTraits dense = small().denseBeside("is_there", "beside", 40);
-        assertThat(dense.sharedIntermediate(plain)).isZero();
-        assertThat(dense.sharedIntermediate(json("is_there", true))).isEqualTo(40);
-        assertThat(dense.shape(plain, 0).has(LayerShape.Peculiarity.DENSE_BESIDE))
+        assertThat(dense.reader().sharedIntermediate(plain)).isZero();
+        assertThat(dense.reader().sharedIntermediate(json("is_there", true))).isEqualTo(40);
+        assertThat(dense.reader().shape(plain, 0).has(LayerShape.Peculiarity.DENSE_BESIDE))
                 .isTrue();
-        LayerShape adjugates = small().adjugates().shape(plain, 0);
+        LayerShape adjugates = small().adjugates().reader().shape(plain, 0);
         assertThat(adjugates.has(LayerShape.Peculiarity.ADJUGATES)).isTrue();
         assertThat(config(small().adjugates()).intermediateSize()).isEqualTo(16 + LayerShape.ADJUGATE_WIDTH);
         // As many rows as can be counted, and one expert's more.
         FamilyTraits wide = small().shared("beside", 0);
-        assertThat(wide.sharedIntermediate(json("moe_intermediate_size", 1, "beside", Integer.MAX_VALUE)))
+        assertThat(wide.reader().sharedIntermediate(json("moe_intermediate_size", 1, "beside", Integer.MAX_VALUE)))
                 .isEqualTo(Integer.MAX_VALUE);
         assertRefused(wide, "'beside': expected fewer of 16 rows each", "beside", 1 << 27);
     }
@@ -160,10 +162,12 @@ class FamilyTraitsTest {
                         .routedScalingFactor())
                 .isEqualTo(7);
         assertThat(small().sharedScale(json -> json.finite("half", 1))
+                        .reader()
                         .shape(json("half", 0.5), 0)
                         .sharedScale())
                 .isEqualTo(0.5f);
         assertThat(small().tensors(LayerShape.Peculiarity.LATENT)
+                        .reader()
                         .shape(json(), 0)
                         .has(LayerShape.Peculiarity.LATENT))
                 .isTrue();
@@ -174,15 +178,15 @@ class FamilyTraitsTest {
     void layersOfADecoderComeAfterThoseOfTheEncoder() {
         FamilyTraits family = small().decoder("decoders", "decoder_width");
         JsonFile both = json("decoders", 2, "decoder_width", 48);
-        assertThat(family.layers(both)).isEqualTo(8);
-        assertThat(family.layers(json("decoders", 10_000 - 6))).isEqualTo(10_000);
+        assertThat(family.reader().layers(both)).isEqualTo(8);
+        assertThat(family.reader().layers(json("decoders", 10_000 - 6))).isEqualTo(10_000);
         assertThatExceptionOfType(CheckpointException.class)
-                .isThrownBy(() -> family.layers(json("decoders", 10_000 - 5)))
+                .isThrownBy(() -> family.reader().layers(json("decoders", 10_000 - 5)))
                 .withMessageContaining("expected at most 10000");
-        assertThat(family.config(both, 5).intermediateSize()).isEqualTo(16);
-        assertThat(family.config(both, 6).intermediateSize()).isEqualTo(48);
-        assertThat(family.shape(both, 5).stack()).isEqualTo(new LayerShape.Stack("encoder.", 5));
-        assertThat(family.shape(both, 7).stack()).isEqualTo(new LayerShape.Stack("decoder.", 1));
+        assertThat(family.reader().config(both, 5).intermediateSize()).isEqualTo(16);
+        assertThat(family.reader().config(both, 6).intermediateSize()).isEqualTo(48);
+        assertThat(family.reader().shape(both, 5).stack()).isEqualTo(new LayerShape.Stack("encoder.", 5));
+        assertThat(family.reader().shape(both, 7).stack()).isEqualTo(new LayerShape.Stack("decoder.", 1));
     }
 
     /** Of lists the texts' value is the first. */
@@ -192,7 +196,7 @@ class FamilyTraitsTest {
         FusedMoeConfig config = config(family, "moe_intermediate_size", List.of(24, 8), "num_experts", List.of(4, 2));
         assertThat(config.intermediateSize()).isEqualTo(24);
         assertThat(config.numExperts()).isEqualTo(4);
-        assertThat(family.shape(json(), 0).has(LayerShape.Peculiarity.OF_PICTURES))
+        assertThat(family.reader().shape(json(), 0).has(LayerShape.Peculiarity.OF_PICTURES))
                 .isTrue();
     }
 
@@ -281,9 +285,9 @@ class FamilyTraitsTest {
         assertThat(sparse(typed, "types", List.of("moe", "dense", "moe"))).containsExactly(0, 2);
         FamilyTraits listed = small().layerList(json -> json.strings("types"), "moe");
         assertThat(sparse(listed, "types", List.of("moe", "mlp", "moe"))).containsExactly(0, 2);
-        assertThat(listed.layers(json("types", List.of("moe")))).isEqualTo(1);
+        assertThat(listed.reader().layers(json("types", List.of("moe")))).isEqualTo(1);
         assertThatExceptionOfType(CheckpointException.class)
-                .isThrownBy(() -> listed.layers(json("types", List.of())))
+                .isThrownBy(() -> listed.reader().layers(json("types", List.of())))
                 .withMessageContaining("has a list of layer types without any");
     }
 
@@ -293,22 +297,23 @@ class FamilyTraitsTest {
                 small().fields("more fields=1").perLayer("num_experts").denseFirst("first", 0);
         assertThat(family.fields()).contains("more", "fields=1", "first");
         JsonFile plain = json("num_experts", 4);
-        assertThat(family.at(plain, 3)).isSameAs(plain);
-        assertThat(family.firstSparse(json("first", 2))).isZero();
+        assertThat(family.reader().at(plain, 3)).isSameAs(plain);
+        assertThat(family.reader().firstSparse(json("first", 2))).isZero();
         JsonFile each = json("num_experts", List.of(1, 1, 4, 4, 4, 4), "first", 2);
-        assertThat(family.at(each, 2).fields()).containsEntry("num_experts", 4);
-        assertThat(family.firstSparse(each)).isEqualTo(2);
-        assertThat(family.firstSparse(json("num_experts", Collections.nCopies(6, 4), "first", 6)))
+        assertThat(family.reader().at(each, 2).fields()).containsEntry("num_experts", 4);
+        assertThat(family.reader().firstSparse(each)).isEqualTo(2);
+        assertThat(family.reader().firstSparse(json("num_experts", Collections.nCopies(6, 4), "first", 6)))
                 .isZero();
     }
 
     @Test
     void theFirstLayerWithoutATableTellsOfTheOthers() {
         FamilyTraits family = small().tokenTable((json, layer) -> layer < json.integer("tables"));
-        assertThat(family.firstSparse(json("tables", 0))).isZero();
-        assertThat(family.firstSparse(json("tables", 2))).isEqualTo(2);
-        assertThat(family.firstSparse(json("tables", 6))).isZero();
+        assertThat(family.reader().firstSparse(json("tables", 0))).isZero();
+        assertThat(family.reader().firstSparse(json("tables", 2))).isEqualTo(2);
+        assertThat(family.reader().firstSparse(json("tables", 6))).isZero();
         assertThat(config(family, "tables", 1).router().scoring()).isEqualTo(ScoringFunction.TOKEN_TABLE);
-        assertThat(family.config(json("tables", 1), 1).router().scoring()).isEqualTo(ScoringFunction.SOFTMAX);
+        assertThat(family.reader().config(json("tables", 1), 1).router().scoring())
+                .isEqualTo(ScoringFunction.SOFTMAX);
     }
 }
