@@ -11,6 +11,7 @@ import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 
 class GgufArchitectureTest {
+    /** What the metadata of a file that is written says of layers, so that it reads as they are. */
     @Test
     void metadataSaysWhatThereIs() {
         FusedMoeConfig config = FusedMoeConfig.builder()

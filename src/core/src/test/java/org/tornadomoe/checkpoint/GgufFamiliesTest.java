@@ -422,7 +422,6 @@ class GgufFamiliesTest {
         assertRefused(model, "llama", w -> {}, "tensor '" + last + "': expected shape [");
     }
 
-    /** What the metadata of a file that is written says of layers, so that it reads as they are. */
     /** A dense block of the layer beside the experts: another input's with Arctic, half of Grok-2's output. */
     @Test
     void denseBlocksBesideExperts() {

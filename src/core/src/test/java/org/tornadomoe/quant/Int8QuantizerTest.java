@@ -4,7 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
-import static org.tornadomoe.quant.ArrayWeights.config;
+import static org.tornadomoe.quant.SmallWeights.config;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
@@ -33,7 +33,7 @@ class Int8QuantizerTest {
         int hidden = draw.between(1, 40);
         int intermediate = draw.between(1, 40);
         long seed = draw.aLong();
-        ArrayWeights weights = ArrayWeights.random(config(experts, hidden, intermediate), seed);
+        SmallWeights weights = SmallWeights.random(config(experts, hidden, intermediate), seed);
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             assertRule(weights.w13(), quantized.w13());
             assertRule(weights.w2(), quantized.w2());
@@ -70,7 +70,7 @@ class Int8QuantizerTest {
     void halvesGoToEvenAndARowOfZerosIsFinite() {
         FusedMoeConfig config = config(1, 8, 1);
         float[] w13 = {127f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 0f, 0f, 0f, 0f, 0f, 0f, 0f, 0f, 0f};
-        ArrayWeights weights = new ArrayWeights(config, w13, new float[8], RouterWeights.of(new float[8]));
+        SmallWeights weights = new SmallWeights(config, w13, new float[8], RouterWeights.of(new float[8]));
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A16_CHANNEL, Progress.NONE)) {
             byte[] row = new byte[8];
             quantized.w13().row(0, 0, row);
@@ -89,7 +89,7 @@ class Int8QuantizerTest {
         int rows = draw.between(1, 20);
         int cols = draw.between(1, 20);
         long seed = draw.aLong();
-        ArrayWeights weights = ArrayWeights.random(config(2, hidden, intermediate), seed);
+        SmallWeights weights = SmallWeights.random(config(2, hidden, intermediate), seed);
         Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, cols));
         for (Int8Quantization quantization : List.of(
                 Int8Quantization.of(Int8Scheme.W8A8_TENSOR),
@@ -118,7 +118,7 @@ class Int8QuantizerTest {
     @Test
     void zeroPointsSpreadTheRange() {
         float[] w13 = {0f, 255f, 51f, 102f, -255f, 0f, -51f, -1f};
-        ArrayWeights weights = new ArrayWeights(config(1, 4, 1), w13, new float[4], RouterWeights.of(new float[4]));
+        SmallWeights weights = new SmallWeights(config(1, 4, 1), w13, new float[4], RouterWeights.of(new float[4]));
         Int8Quantization rows = Int8Quantization.of(Int8Scheme.W8A16_GROUP)
                 .withGrid(GroupShape.PER_TOKEN)
                 .withZeroPoints(true);
@@ -168,7 +168,7 @@ class Int8QuantizerTest {
         FusedMoeConfig config = config(1, 4, 1);
         float max = Float.MAX_VALUE;
         float[] w13 = {max, -max, max / 4, 0f, Float.MIN_VALUE, 0f, -1e-12f, 0f};
-        ArrayWeights weights = new ArrayWeights(config, w13, new float[4], RouterWeights.of(new float[4]));
+        SmallWeights weights = new SmallWeights(config, w13, new float[4], RouterWeights.of(new float[4]));
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             byte[] row = new byte[4];
             quantized.w13().row(0, 0, row);
@@ -186,7 +186,7 @@ class Int8QuantizerTest {
             assertThat(total).isEqualTo(5 * (180 + 70));
             seen.add(done);
         };
-        Int8Quantizer.quantize(ArrayWeights.random(config, 1), Int8Scheme.W8A8_CHANNEL, progress)
+        Int8Quantizer.quantize(SmallWeights.random(config, 1), Int8Scheme.W8A8_CHANNEL, progress)
                 .close();
         assertThat(seen).isSorted().doesNotHaveDuplicates().last().isEqualTo(1250L);
         assertThat(seen.getFirst()).as("a chunk of w13").isLessThanOrEqualTo(64);
@@ -194,7 +194,7 @@ class Int8QuantizerTest {
 
     @Test
     void theFirstBadWeightIsNamed() {
-        ArrayWeights weights = ArrayWeights.random(config(4, 33, 100), 2);
+        SmallWeights weights = SmallWeights.random(config(4, 33, 100), 2);
         int h = 33;
         weights.w13()[(2 * 200 + 105) * h + 7] = Float.NaN;
         weights.w13()[(3 * 200 + 1) * h] = Float.NEGATIVE_INFINITY;
@@ -220,7 +220,7 @@ class Int8QuantizerTest {
     }
 
     /** Weights that know their tensors. */
-    private record Named(ArrayWeights weights) implements ExpertWeights {
+    private record Named(SmallWeights weights) implements ExpertWeights {
         @Override
         public FusedMoeConfig config() {
             return weights.config();
@@ -256,7 +256,7 @@ class Int8QuantizerTest {
     @ParameterizedTest
     @CsvSource({"false", "true"})
     void theTensorOfABadWeightIsNamed(boolean zeroPoints) {
-        ArrayWeights weights = ArrayWeights.random(config(2, 33, 100), 2);
+        SmallWeights weights = SmallWeights.random(config(2, 33, 100), 2);
         weights.w2()[33 * 100 + 7] = Float.POSITIVE_INFINITY;
         Int8Quantization groups = Int8Quantization.of(Int8Scheme.W8A16_GROUP)
                 .withGrid(new GroupShape(1, 16))
@@ -274,7 +274,7 @@ class Int8QuantizerTest {
 
     @Test
     void aRouterThatDoesNotFitIsRefusedBeforeAnythingIsRead() {
-        StoredNumbersTest.Counted counted = new StoredNumbersTest.Counted(new ArrayWeights(
+        StoredNumbersTest.Counted counted = new StoredNumbersTest.Counted(new SmallWeights(
                 SMALL, new float[3 * 74 * 21], new float[3 * 21 * 37], RouterWeights.of(new float[5])));
         assertThatIllegalArgumentException()
                 .isThrownBy(() -> Int8Quantizer.quantize(counted, Int8Scheme.W8A8_CHANNEL, Progress.NONE))
@@ -284,21 +284,21 @@ class Int8QuantizerTest {
 
     @Test
     void aFailingListenerOrSourceEndsTheJobWithItsOwnException() {
-        ArrayWeights weights = ArrayWeights.random(SMALL, 3);
+        SmallWeights weights = SmallWeights.random(SMALL, 3);
         Progress failing = (done, total) -> {
             throw new UnsupportedOperationException("listener");
         };
         assertThatExceptionOfType(UnsupportedOperationException.class)
                 .isThrownBy(() -> Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, failing))
                 .withMessage("listener");
-        ArrayWeights tooShort = new ArrayWeights(SMALL, weights.w13(), new float[5], weights.router());
+        SmallWeights tooShort = new SmallWeights(SMALL, weights.w13(), new float[5], weights.router());
         assertThatExceptionOfType(IndexOutOfBoundsException.class)
                 .isThrownBy(() -> Int8Quantizer.quantize(tooShort, Int8Scheme.W8A8_CHANNEL, Progress.NONE));
     }
 
     @Test
     void aFailureHalfWayFreesEverything() {
-        ArrayWeights weights = ArrayWeights.random(config(4, 33, 100), 8);
+        SmallWeights weights = SmallWeights.random(config(4, 33, 100), 8);
         weights.w2()[weights.w2().length - 1] = Float.NaN;
         Arena arena = Arena.ofShared();
         assertThatIllegalArgumentException()
@@ -310,7 +310,7 @@ class Int8QuantizerTest {
     @Test
     void noThreadIsLeftBehind() {
         Int8Quantizer.quantize(
-                        ArrayWeights.random(SMALL, 4),
+                        SmallWeights.random(SMALL, 4),
                         Int8Scheme.W8A8_CHANNEL,
                         (done, total) -> Thread.currentThread().setName("quantizer under test"))
                 .close();
@@ -324,14 +324,14 @@ class Int8QuantizerTest {
         Thread.currentThread().interrupt();
         assertThatExceptionOfType(CancellationException.class)
                 .isThrownBy(() -> Int8Quantizer.quantize(
-                        ArrayWeights.random(config(64, 256, 256), 5), Int8Scheme.W8A8_CHANNEL, Progress.NONE));
+                        SmallWeights.random(config(64, 256, 256), 5), Int8Scheme.W8A8_CHANNEL, Progress.NONE));
         assertThat(Thread.interrupted()).isTrue();
     }
 
     @Test
     void closedWeightsSaySo() {
         Int8Experts experts =
-                Int8Quantizer.quantize(ArrayWeights.random(SMALL, 6), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
+                Int8Quantizer.quantize(SmallWeights.random(SMALL, 6), Int8Scheme.W8A8_CHANNEL, Progress.NONE);
         Int8Tensor kept = experts.w13();
         experts.close();
         experts.close();
@@ -343,7 +343,7 @@ class Int8QuantizerTest {
     @Test
     void theSizeInMemoryIsTheValuesScalesAndRouter() {
         try (Int8Experts experts =
-                Int8Quantizer.quantize(ArrayWeights.random(SMALL, 7), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
+                Int8Quantizer.quantize(SmallWeights.random(SMALL, 7), Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             long w13 = 3 * 74 * 32;
             long w2 = 3 * 21 * 48;
             assertThat(experts.bytes()).isEqualTo(w13 + w2 + 4 * (3 * 74 + 3 * 21 + 3 * 21));

@@ -4,7 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 import static org.assertj.core.api.Assertions.assertThatIllegalStateException;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
-import static org.tornadomoe.quant.ArrayWeights.config;
+import static org.tornadomoe.quant.SmallWeights.config;
 
 import java.lang.foreign.Arena;
 import java.util.ArrayList;
@@ -270,7 +270,7 @@ class StoredNumbersTest {
     }
 
     /** Weights of a mapped file that may be changed: then numbers are worth nothing, and a page may be gone. */
-    private record Changed(ArrayWeights weights, boolean cut) implements ExpertWeights {
+    private record Changed(SmallWeights weights, boolean cut) implements ExpertWeights {
         @Override
         public FusedMoeConfig config() {
             return weights.config();
@@ -303,7 +303,7 @@ class StoredNumbersTest {
     @ParameterizedTest
     @CsvSource({"false", "true"})
     void weightsOfAFileThatWasChangedAreRefused(boolean cut) {
-        Changed changed = new Changed(ArrayWeights.random(SMALL, 8), cut);
+        Changed changed = new Changed(SmallWeights.random(SMALL, 8), cut);
         Arena arena = Arena.ofShared();
         assertThatIllegalStateException()
                 .isThrownBy(() -> Int8Quantizer.quantize(
@@ -314,7 +314,7 @@ class StoredNumbersTest {
 
     @Test
     void anErrorAgainstAFileThatWasChangedIsNone() {
-        ArrayWeights weights = ArrayWeights.random(SMALL, 9);
+        SmallWeights weights = SmallWeights.random(SMALL, 9);
         try (Int8Experts quantized = Int8Quantizer.quantize(weights, Int8Scheme.W8A8_CHANNEL, Progress.NONE)) {
             assertThat(quantized.relativeL2(weights)).isBetween(1e-3, 1e-2);
             assertThatIllegalStateException()
@@ -371,7 +371,7 @@ class StoredNumbersTest {
     @ParameterizedTest
     @CsvSource({"256, 1", "257, 2"})
     void rowsAreReadOnceIfTheyCanBeKept(int intermediate, int times) {
-        ArrayWeights weights = ArrayWeights.random(config(2, 1024, intermediate), 10);
+        SmallWeights weights = SmallWeights.random(config(2, 1024, intermediate), 10);
         assertThat(floatsRead(weights, Int8Quantization.of(Int8Scheme.W8A8_TENSOR)))
                 .isEqualTo(times * 2 * 2 * intermediate);
     }

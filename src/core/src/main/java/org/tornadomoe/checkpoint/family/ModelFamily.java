@@ -558,10 +558,6 @@ public enum ModelFamily {
                     .denseFirst("first_k_dense_replace", 0)
                     .fields("multi_gate=false moe_router_enable_expert_bias=false routed_scaling_factor=1"
                             + " score_function=softmax")),
-    /**
-     * Ling 2 and 3, Ring 2. Ling 3's own code doesn't read the limits that its config.json has; it was trained with
-     * them, and vLLM, SGLang and llama.cpp cut off at them.
-     */
     /** Two numbers a token, by a softmax, weigh what the shared expert and the others compute. */
     KLEAR(
             "Klear",
@@ -592,6 +588,10 @@ public enum ModelFamily {
                     .dense((json, _) -> json.bool("use_moe", true) ? null : "use_moe is false")
                     .perLayer("moe_num_experts")
                     .fields("use_moe norm_topk_prob=true router_type=attn_router gated_linear_unit=true use_lf_gate")),
+    /**
+     * Ling 2 and 3, Ring 2. Ling 3's own code doesn't read the limits that its config.json has; it was trained with
+     * them, and vLLM, SGLang and llama.cpp cut off at them.
+     */
     BAILING_MOE_V2(
             "bailing_moe_v2 bailing_moe_linear bailing_hybrid bailing_moe_v3",
             bailing(sizes(20, 2048, 512, 256, 8), 1, 1)),

@@ -5,7 +5,7 @@ import java.util.Random;
 import org.tornadomoe.config.FusedMoeConfig;
 
 /** Weights in arrays: w13 [E, 2I, H], w2 [E, H, I]. */
-record ArrayWeights(FusedMoeConfig config, float[] w13, float[] w2, RouterWeights router) implements ExpertWeights {
+record SmallWeights(FusedMoeConfig config, float[] w13, float[] w2, RouterWeights router) implements ExpertWeights {
     /** A layer of that many experts, one per token. */
     static FusedMoeConfig config(int experts, int hidden, int intermediate) {
         return FusedMoeConfig.builder()
@@ -16,12 +16,12 @@ record ArrayWeights(FusedMoeConfig config, float[] w13, float[] w2, RouterWeight
                 .build();
     }
 
-    static ArrayWeights random(FusedMoeConfig config, long seed) {
+    static SmallWeights random(FusedMoeConfig config, long seed) {
         Random random = new Random(seed);
         int e = config.numExperts();
         int h = config.hiddenDim();
         int i = config.intermediateSize();
-        ArrayWeights weights = new ArrayWeights(
+        SmallWeights weights = new SmallWeights(
                 config, new float[e * 2 * i * h], new float[e * h * i], RouterWeights.of(new float[e * h]));
         for (float[] values : List.of(weights.w13, weights.w2, weights.router.weight())) {
             for (int n = 0; n < values.length; n++) {
