@@ -237,7 +237,7 @@ public final class HostRouter {
         float[] all = new float[Math.multiplyExact(paddedLogits(), h)];
         for (int row = 0; row < width; row++) {
             boolean ofGate = row >= choices && gate != null;
-            float[] from = ofGate ? gate : weights.weight();
+            float[] from = ofGate && gate != null ? gate : weights.weight();
             int at = (ofGate ? row - choices : row) * h;
             for (int c = 0; c < h; c++) {
                 all[

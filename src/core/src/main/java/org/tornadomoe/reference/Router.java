@@ -49,8 +49,9 @@ public final class Router {
         IntStream.range(0, logits.length).parallel().forEach(i -> {
             int m = i / width;
             int row = i % width;
-            boolean gate = row >= choices && router.sharedExpertGate() != null;
-            float[] weights = gate ? router.sharedExpertGate() : router.weight();
+            float[] gateWeight = router.sharedExpertGate();
+            boolean gate = row >= choices && gateWeight != null;
+            float[] weights = gate && gateWeight != null ? gateWeight : router.weight();
             int from = (gate ? row - choices : row) * h;
             double sum = 0;
             for (int c = 0; c < h; c++) {

@@ -8,6 +8,7 @@ package org.tornadomoe.checkpoint.file;
  * href="https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf">Microscaling Formats
  * 1.0</a>.
  */
+@SuppressWarnings("MutablePublicArray") // only the library sees them, and reads them in its innermost loops
 public final class SmallFloats {
     /** The values of E4M3 without infinities (OFP8's), by their bits. */
     public static final float[] E4M3 = new float[256];

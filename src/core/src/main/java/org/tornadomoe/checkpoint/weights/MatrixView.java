@@ -260,6 +260,7 @@ public sealed interface MatrixView extends Matrix {
             }
             int per = whole.rowsPerScale();
             boolean one = per >= whole.rows();
+            Int8.IntAt zeros = whole.zeros();
             return new Int8(
                     rows,
                     whole.cols(),
@@ -267,7 +268,7 @@ public sealed interface MatrixView extends Matrix {
                     whole.colsPerScale(),
                     (row, into, at) -> whole.values().read(first + row * step, into, at),
                     (r, c) -> whole.scales().get(one ? 0 : (first + r * step) / per, c),
-                    whole.zeros() == null ? null : (r, c) -> whole.zeros().get(one ? 0 : (first + r * step) / per, c),
+                    zeros == null ? null : (r, c) -> zeros.get(one ? 0 : (first + r * step) / per, c),
                     whole.stored());
         }
     }

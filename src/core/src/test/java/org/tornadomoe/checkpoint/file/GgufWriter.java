@@ -16,7 +16,11 @@ import java.util.Map;
 /** Writes GGUF files for tests, by the format's description. */
 @SuppressWarnings("ByteBufferBackingArray") // every buffer is one of buffer()'s
 public final class GgufWriter {
-    /** @param shape outermost first */
+    /**
+     * A tensor.
+     *
+     * @param shape outermost first
+     */
     public record TestTensor(String name, int type, byte[] data, long[] shape) {}
 
     /** Keys and their values as bytes, the type before them. */
