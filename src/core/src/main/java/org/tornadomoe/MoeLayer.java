@@ -154,16 +154,6 @@ public final class MoeLayer implements AutoCloseable {
         return layer;
     }
 
-    /** The values in memory as that type: the array itself for F32. */
-    static MemorySegment of(ScalarType type, float[] values, int count) {
-        if (type == ScalarType.F32) {
-            return MemorySegment.ofArray(values);
-        }
-        MemorySegment narrow = MemorySegment.ofArray(new short[count]);
-        HiddenStates.write(type, values, count, narrow);
-        return narrow;
-    }
-
     /**
      * Runs the layer.
      *
@@ -295,8 +285,8 @@ public final class MoeLayer implements AutoCloseable {
             RouterInputs inputs) {
         ScalarType type = config.inDtype();
         int count = tokens * config.hiddenDim();
-        MemorySegment written = of(type, output, count);
-        run(of(type, hidden, count), tokens, written, chosen, slotOfToken, inputs);
+        MemorySegment written = HiddenStates.memory(type, output, count);
+        run(HiddenStates.memory(type, hidden, count), tokens, written, chosen, slotOfToken, inputs);
         HiddenStates.read(type, written, output, type == ScalarType.F32 ? 0 : count);
     }
 

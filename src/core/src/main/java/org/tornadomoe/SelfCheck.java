@@ -43,10 +43,10 @@ final class SelfCheck {
         Routing handed = config.router().isHandedIn() ? anyRouting(config, experts) : null;
         ScalarType type = config.inDtype();
         float[] hidden = token(config, experts, handed != null);
-        MemorySegment given = MoeLayer.of(type, hidden, hidden.length);
+        MemorySegment given = HiddenStates.memory(type, hidden, hidden.length);
         HiddenStates.read(type, given, hidden, hidden.length);
         float[] output = new float[hidden.length];
-        MemorySegment taken = MoeLayer.of(type, output, output.length);
+        MemorySegment taken = HiddenStates.memory(type, output, output.length);
         ChosenExperts chosen = handed == null ? null : handed.chosen();
         kernel.forward(given, 1, taken, chosen, null);
         HiddenStates.read(type, taken, output, output.length);

@@ -35,6 +35,16 @@ public final class HiddenStates {
         }
     }
 
+    /** The values in memory as that type: the array itself for F32. */
+    public static MemorySegment memory(ScalarType type, float[] values, int count) {
+        if (type == ScalarType.F32) {
+            return MemorySegment.ofArray(values);
+        }
+        MemorySegment narrow = MemorySegment.ofArray(new short[count]);
+        write(type, values, count, narrow);
+        return narrow;
+    }
+
     /** Writes the first {@code count} values. Throws as {@link #read}. */
     public static void write(ScalarType type, float[] from, int count, MemorySegment into) {
         requireRoom(type, into, from, count);
