@@ -111,7 +111,7 @@ public final class LoadTimes {
         for (MoeOptions options : all) {
             try {
                 load(name, checkpoint, options);
-            } catch (IllegalArgumentException e) { // a class that doesn't serve the scheme
+            } catch (IllegalArgumentException | UnsupportedOperationException e) { // it serves another scheme
                 System.out.println(name + ": " + e.getMessage());
             }
         }
