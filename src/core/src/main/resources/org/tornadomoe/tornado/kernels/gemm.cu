@@ -233,6 +233,13 @@ __device__ __forceinline__ Quad cached(const void *p) {
     return q;
 }
 
+// Read where it stands, not where the compiler would: several of them are under way at once.
+__device__ __forceinline__ int now(const int *p) {
+    int x;
+    asm volatile("ld.global.s32 %0, [%1];" : "=r"(x) : "l"(p));
+    return x;
+}
+
 // ---- copies to shared memory and what is read there, for tiles
 
 __device__ __forceinline__ void copy16(unsigned to, const void *from, int bytes) {

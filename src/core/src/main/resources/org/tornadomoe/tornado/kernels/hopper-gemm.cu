@@ -77,17 +77,13 @@ struct Stage {
 };
 #define SCALE_BYTES (TILE_GROUPS * 32)
 
-// Four values of a row in int8, the i-th of them; zeros beyond its columns.
-__device__ __forceinline__ unsigned quantized(const float *row, int i, int columns, float inverse) {
+// Four values of a row, the i-th of them; zeros beyond its columns.
+__device__ __forceinline__ float4 valuesOf(const float *row, int i, int columns) {
     float x[4] = {};
     if (columns % 4 == 0) {
         if (4 * i < columns) {
             // Read once: what is written instead shall stay in the cache.
-            float4 four = __ldcs((const float4 *) (row + 4 * i));
-            x[0] = four.x;
-            x[1] = four.y;
-            x[2] = four.z;
-            x[3] = four.w;
+            return __ldcs((const float4 *) (row + 4 * i));
         }
     } else {
 #pragma unroll
@@ -95,6 +91,12 @@ __device__ __forceinline__ unsigned quantized(const float *row, int i, int colum
             x[b] = 4 * i + b < columns ? row[4 * i + b] : 0.0f;
         }
     }
+    return make_float4(x[0], x[1], x[2], x[3]);
+}
+
+// The same in int8.
+__device__ __forceinline__ unsigned quantized(const float4 &four, float inverse) {
+    float x[4] = {four.x, four.y, four.z, four.w};
     unsigned packed = 0;
 #pragma unroll
     for (int b = 0; b < 4; b++) {
@@ -102,6 +104,7 @@ __device__ __forceinline__ unsigned quantized(const float *row, int i, int colum
     }
     return packed;
 }
+
 // The greatest magnitude that a row of pair p is divided by: infinite beyond 1e30 and where one is no number, whose bits are greater
 // than all that are, so that what comes of it is NaN.
 __device__ __forceinline__ float greatest(const unsigned *amax, int p) {
@@ -129,12 +132,13 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
         afterPredecessor();
     }
     int block = blockIdx.y, first = block * 8;
-    if (first >= m.padded[0]) {
+    int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
+    int places = now(m.padded), tokens = now(m.header), expert = now(m.expertIds + block), p = now(m.sortedIds + first + g);
+    if (first >= places) {
         return;
     }
-    int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
-    int pairs = m.header[0] * m.pairsPerToken, expert = m.expertIds[block], tile = blockIdx.x >> 3;
-    int p = m.sortedIds[first + g], stride = groupsOf(m, tile) * 1024, units = expert < 0 ? 0 : 2 * m.chunks;
+    int pairs = tokens * m.pairsPerToken, tile = blockIdx.x >> 3;
+    int stride = groupsOf(m, tile) * 1024, units = expert < 0 ? 0 : 2 * m.chunks;
     const u8 *x0 = m.a + (p < pairs ? (u64) (p / m.pairsPerRow) * (m.chunks * 128) : 0) + j * 16;
     const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 7) * 4096 + g * 128;
     int lows = (j ^ g) * 16, highs = ((4 + j) ^ g) * 16;
@@ -176,9 +180,15 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
         for (int r = 0; r < 8; r++) {
             int of = __shfl_sync(0xffffffffu, p, 4 * r);
             if (of < pairs) {
+                // Values are on their way before what they are divided by.
+                const float *row = m.values + (u64) of * m.depth;
+                int i = threadIdx.x;
+                float4 four = valuesOf(row, i, m.depth), next = valuesOf(row, i + blockDim.x, m.depth);
                 float inverse = 127.0f / greatest(m.amax, of);
-                for (int i = threadIdx.x; i < m.chunks * 32; i += blockDim.x) {
-                    *(unsigned *) (dynamic + r * rowBytes + 4 * i) = quantized(m.values + (u64) of * m.depth, i, m.depth, inverse);
+                for (; i < m.chunks * 32; i += blockDim.x) {
+                    *(unsigned *) (dynamic + r * rowBytes + 4 * i) = quantized(four, inverse);
+                    four = next;
+                    next = valuesOf(row, i + 2 * blockDim.x, m.depth);
                 }
             }
         }
@@ -288,12 +298,8 @@ __device__ __forceinline__ void fetch(const Gemm &m, Stages<Stage<BM>> &stages, 
             if (t == 0) {
                 int also = c > 0 || !S::SCALES ? 0 : m.biased ? bytes / 16 : bytes / 32;
                 barrierExpect(told, bytes + also);
-                // Of many pairs other groups read them, too.
-                if (BM < 128) {
-                    bulkCopyOnce(at + S::PAIRS, weights + (u64) c * bytes, bytes, told);
-                } else {
-                    bulkCopy(at + S::PAIRS, weights + (u64) c * bytes, bytes, told);
-                }
+                // Where experts have several blocks of 128 pairs other groups read them, too.
+                bulkCopy(at + S::PAIRS, weights + (u64) c * bytes, bytes, told, BM < 128 || blocks <= m.expertsOfPart * PARTS);
                 if (c == 0 && S::SCALES) {
                     u64 row = (u64) expert * (m.groups * 8) + tile * 256;
                     bulkCopy(scales + scale * 2 * SCALE_BYTES, m.bScales + row, bytes / 32, told);
@@ -497,6 +503,6 @@ extern "C" __global__ void __launch_bounds__(128) quantizePairs(
     unsigned *to = (unsigned *) (out + LEAD + (u64) p * chunks * 128);
 #pragma unroll 8
     for (int i = first; i < end; i += step) {
-        to[i] = quantized(row, i, columns, inverse);
+        to[i] = quantized(valuesOf(row, i, columns), inverse);
     }
 }

@@ -36,20 +36,19 @@ __device__ __forceinline__ void barrierExpect(unsigned at, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
 
-// To shared memory, by the copy engine, which tells the barrier.
-__device__ __forceinline__ void bulkCopy(unsigned to, const void *from, int bytes, unsigned barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-                 "r"(bytes), "r"(barrier)
-                 : "memory");
-}
-
-// The same of what is read once: it shall not drive out of the L2 cache what is read again.
-__device__ __forceinline__ void bulkCopyOnce(unsigned to, const void *from, int bytes, unsigned barrier) {
-    u64 policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from),
-                 "r"(bytes), "r"(barrier), "l"(policy)
-                 : "memory");
+// To shared memory, by the copy engine, which tells the barrier. What is read once shall not drive out of the L2 cache what is read again.
+__device__ __forceinline__ void bulkCopy(unsigned to, const void *from, int bytes, unsigned barrier, bool once = false) {
+    if (once) {
+        u64 policy;
+        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
+                     "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+                     : "memory");
+    } else {
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+                     "r"(bytes), "r"(barrier)
+                     : "memory");
+    }
 }
 
 // The descriptor of rows of 128 bytes in shared memory, swizzled, 8 rows one behind the other; of every APART 8 rows the first.

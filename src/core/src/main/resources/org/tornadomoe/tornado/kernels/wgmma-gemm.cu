@@ -61,6 +61,8 @@ struct Stage {
     static constexpr int SCALE = STAGE_SCALES * 1024, ZERO = ZEROS ? SCALE : 0, PAIR_SCALE = BLOCKED ? STAGE_SCALES * BN * 4 : 0;
     static constexpr int BYTES = (WEIGHTS + PAIRS + SCALE + ZERO + PAIR_SCALE + 1023) / 1024 * 1024;
     static constexpr int COUNT = MOST_BYTES / BYTES < MOST_STAGES ? MOST_BYTES / BYTES : MOST_STAGES;
+    // Whether of every 64 packed rows the scales of two are copied: where memory is what holds a tile up, all would be 3 % more.
+    static constexpr bool TWO_SCALES = UNIFORM && BN < 128;
 };
 
 // The weights of a lane in a stage: of its k, 64 at a time, and of twice 8 rows.
@@ -120,9 +122,10 @@ __device__ __forceinline__ void multiply(Total (&acc)[2][BN / 2], Stages<Stage<B
                         wgmma(part, a, rows + first * (LINE / 16) + 2 * step, step > s);
                     }
                     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-                    unsigned ofRow = scales + s / WHOLE * 1024 + of.own * 512 + ((4 * of.warp + 2 * i) * 8 + g) * 4;
+                    int row = of.own * 128 + (S::TWO_SCALES ? (of.warp & 2) * 32 + (g & 1) : (4 * of.warp + 2 * i) * 8 + g);
+                    unsigned ofRow = scales + s / WHOLE * 1024 + row * 4;
                     unsigned ofPair = scales + S::SCALE + (s / WHOLE * BN + first + 2 * j) * 4;
-                    float low = shared4(ofRow), high = shared4(ofRow + 32);
+                    float low = shared4(ofRow), high = S::TWO_SCALES ? low : shared4(ofRow + 32);
                     float2 two[PRODUCT / 8];
 #pragma unroll
                     for (int n = 0; n < PRODUCT / 8; n++) {
@@ -367,6 +370,8 @@ __device__ __forceinline__ void tile(const Gemm &m) {
     int pairs = m.header[0] * m.pairsPerToken, blocks = m.padded[0] / BN, packedRows = m.groups * 8;
     int tiles = (m.groups + 2 * TILE_GROUPS - 1) / (2 * TILE_GROUPS), total = blocks * tiles;
     int warpgroup = threadIdx.x >> 7, t = threadIdx.x & 127;
+    // Of many pairs other groups read the weights, too.
+    constexpr bool ONCE = BN < 128;
     if (warpgroup == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
         constexpr int UNITS = LINE / 16, APART = 128 / UNITS, COPIES = (BN + APART - 1) / APART;
@@ -404,7 +409,10 @@ __device__ __forceinline__ void tile(const Gemm &m) {
             int first = groupsOf(m, tile) * GROUP_BYTES, second = max(groupsOf(m, tile + 1), 0) * GROUP_BYTES;
             const u8 *weights = tileStart(m, expert, tile), *more = tileStart(m, expert, tile + 1);
             u64 scaleRow = (u64) expert * (m.groupsOfK + GROUPED) * packedRows + tile * 128;
-            int scaleBytes = (first + second) / 16;
+            int scaleBytes = S::TWO_SCALES ? 0 : (first + second) / 16;
+            // A work-item's of every 64 rows' two.
+            int scaled = (t & 7) / 2 * 64 + (t & 1);
+            bool scales = S::TWO_SCALES && t >= 120 && tile * 128 + scaled < packedRows;
             // The group of k, and what is left of it.
             int group = 0, left = m.kOfGroup;
             for (int c = 0; c < m.chunks; c += STAGE_CHUNKS) {
@@ -432,17 +440,17 @@ __device__ __forceinline__ void tile(const Gemm &m) {
                             }
                         }
                     } else {
-                        bulkCopy(at, weights + (u64) c * first, first * chunks, told);
+                        bulkCopy(at, weights + (u64) c * first, first * chunks, told, ONCE);
                         if (second) {
-                            bulkCopy(at + S::WEIGHTS / 2, more + (u64) c * second, second * chunks, told);
+                            bulkCopy(at + S::WEIGHTS / 2, more + (u64) c * second, second * chunks, told, ONCE);
                         }
                     }
 #pragma unroll
-                    for (int i = 0; i < STAGE_SCALES; i++) {
+                    for (int i = 0; i < (S::TWO_SCALES ? 0 : STAGE_SCALES); i++) {
                         u64 of = scaleRow + (u64) groups[i] * packedRows;
-                        bulkCopy(at + S::WEIGHTS + S::PAIRS + i * 1024, m.bScales + of, scaleBytes, told);
+                        bulkCopy(at + S::WEIGHTS + S::PAIRS + i * 1024, m.bScales + of, scaleBytes, told, ONCE);
                         if (ZEROS) {
-                            bulkCopy(at + S::WEIGHTS + S::PAIRS + S::SCALE + i * 1024, m.zeros + of, scaleBytes, told);
+                            bulkCopy(at + S::WEIGHTS + S::PAIRS + S::SCALE + i * 1024, m.zeros + of, scaleBytes, told, ONCE);
                         }
                     }
                 }
@@ -452,6 +460,12 @@ __device__ __forceinline__ void tile(const Gemm &m) {
                         // What pads k is multiplied by zeros.
                         bool known = (there >> i & 1) && unit * 16 < chunks * A_BYTES;
                         copy16(at + to + i * APART * LINE, m.a + (u64) (rows[i] + c * (A_BYTES / 16)) * 16, known ? 16 : 0);
+                    }
+                }
+                if (scales) {
+#pragma unroll
+                    for (int i = 0; i < STAGE_SCALES; i++) {
+                        copy4(at + S::WEIGHTS + S::PAIRS + i * 1024 + scaled * 4, m.bScales + scaleRow + (u64) groups[i] * packedRows + scaled);
                     }
                 }
                 if (BLOCKED && t < BN) {
