@@ -103,7 +103,7 @@ record PackedWeights(
         int stride = forProducts ? groups * groupStride : cols;
         int[] shifts = forProducts ? new int[scales.length] : null;
         long bytes = (long) all * stride * ROWS;
-        MemorySegment values = SystemMemory.allocate(arena, bytes + PADDING);
+        MemorySegment values = SystemMemory.allocate(arena, bytes + PADDING, 64);
         // An odd number of lines of the cache, so that rows don't lie at the same place in all of them.
         int lineStride = (Math.ceilDiv(cols, 2 * LINE) * 2 + 1) * LINE;
         int lineBytes = Math.multiplyExact(lineStride, ROWS);

@@ -95,7 +95,7 @@ public record Int8Tensor(
                     cols,
                     rowsPerScale,
                     colsPerScale,
-                    SystemMemory.allocate(arena, bytes),
+                    SystemMemory.allocate(arena, bytes, 64),
                     new float[count],
                     zeroPoints ? new byte[count] : null);
         } catch (OutOfMemoryError e) {

@@ -9,6 +9,7 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import java.lang.management.ManagementFactory;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -21,10 +22,15 @@ import org.jspecify.annotations.Nullable;
  */
 @SuppressWarnings("restricted") // used only if the program allows native access
 public final class SystemMemory {
-    private static final long HUGE = 2 << 20;
+    /** The least bytes that the system is asked for: a large page. */
+    public static final long LEAST = 2 << 20;
+
     private static final int READ_AND_WRITE = 3;
     private static final int PRIVATE_AND_ANONYMOUS = 0x22;
     private static final int ADVISE_HUGE_PAGES = 14;
+
+    /** How often the limit is looked at again, after 1, 2, 4 ms and so on: half a second in all. */
+    private static final int TRIES = 9;
 
     /** Null if arenas allocate the memory. */
     private static final @Nullable SystemMemory SYSTEM = ofSystem();
@@ -43,12 +49,24 @@ public final class SystemMemory {
     }
 
     /**
-     * Allocates zeroed memory, at least 64-byte aligned, until the arena is closed.
+     * Allocates zeroed memory, until the arena is closed or, if that is the garbage collector's, nothing refers to it.
      *
+     * @param alignment of the first byte, at most 4096
      * @throws OutOfMemoryError if the system lacks memory, or the limit would be exceeded
      */
-    public static MemorySegment allocate(Arena arena, long bytes) {
-        return SYSTEM == null || bytes < HUGE ? arena.allocate(bytes, 64) : SYSTEM.take(arena, bytes);
+    public static MemorySegment allocate(Arena arena, long bytes, long alignment) {
+        if (SYSTEM == null || bytes < LEAST) {
+            return arena.allocate(bytes, alignment);
+        }
+        SYSTEM.reserve(bytes);
+        return SYSTEM.take(arena, bytes);
+    }
+
+    /** The same, but of the arena's own memory, which has another limit, where this one's would be exceeded. */
+    public static MemorySegment allocateWithinLimit(Arena arena, long bytes, long alignment) {
+        return SYSTEM == null || bytes < LEAST || SYSTEM.counted(bytes) >= 0
+                ? arena.allocate(bytes, alignment)
+                : SYSTEM.take(arena, bytes);
     }
 
     /** The bytes currently allocated from the system. */
@@ -99,12 +117,34 @@ public final class SystemMemory {
         return number << (10 * (unit + 1));
     }
 
-    private MemorySegment take(Arena arena, long bytes) {
+    /** Counts bytes that are about to be taken: −1, or what is taken already where that leaves no room for them. */
+    private long counted(long bytes) {
         long before = taken.getAndAdd(bytes);
-        if (bytes > limit - before) {
-            taken.addAndGet(-bytes);
-            throw new OutOfMemoryError("cannot reserve " + bytes + " bytes: " + before + " of " + limit + " are taken");
+        if (bytes <= limit - before) {
+            return -1;
         }
+        taken.addAndGet(-bytes);
+        return before;
+    }
+
+    /** Counts them; where there is no room, once the garbage collector has freed what it can. */
+    private void reserve(long bytes) {
+        long before = counted(bytes);
+        for (int tries = 0; before >= 0; tries++) {
+            if (tries == TRIES || bytes > limit) {
+                throw new OutOfMemoryError(
+                        "cannot reserve " + bytes + " bytes: " + before + " of " + limit + " are taken");
+            }
+            if (tries == 0) {
+                System.gc(); // as the JVM does for arenas
+            }
+            LockSupport.parkNanos(1_000_000L << tries);
+            before = counted(bytes);
+        }
+    }
+
+    /** Takes what is counted. */
+    private MemorySegment take(Arena arena, long bytes) {
         long address = -1;
         try {
             address = (long) map.invokeExact(0L, bytes, READ_AND_WRITE, PRIVATE_AND_ANONYMOUS, -1, 0L);

@@ -46,7 +46,7 @@ public class ImportDirectionTest {
         host                config quant kernel
         cpu                 config quant kernel host
         tornado.kernels
-        tornado.device      kernel tornado.kernels
+        tornado.device      quant kernel tornado.kernels
         tornado.cuda        kernel tornado.device tornado.kernels
         tornado.layout      config quant tornado.device
         tornado.graph       config quant kernel tuning tornado.layout tornado.cuda tornado.device tornado.kernels

@@ -20,7 +20,7 @@ class SystemMemoryTest {
     void zerosThatMayBeWrittenUntilTheArenaIsClosed(long bytes) {
         MemorySegment memory;
         try (Arena arena = Arena.ofShared()) {
-            memory = SystemMemory.allocate(arena, bytes);
+            memory = SystemMemory.allocate(arena, bytes, 64);
             assertThat(memory.byteSize()).isEqualTo(bytes);
             assertThat(memory.address() % 64).isZero();
             assertThat(memory.mismatch(MemorySegment.ofArray(new byte[(int) bytes])))
@@ -38,14 +38,41 @@ class SystemMemoryTest {
         assumeThat(SystemMemory.limit()).as("native access").isPositive();
         long before = SystemMemory.taken();
         try (Arena arena = Arena.ofShared()) {
-            SystemMemory.allocate(arena, LARGE);
+            SystemMemory.allocate(arena, LARGE, 64);
             assertThat(SystemMemory.taken()).isEqualTo(before + LARGE);
             long more = SystemMemory.limit() - before;
             assertThatExceptionOfType(OutOfMemoryError.class)
-                    .isThrownBy(() -> SystemMemory.allocate(arena, more))
+                    .isThrownBy(() -> SystemMemory.allocate(arena, more, 64))
                     .withMessage("cannot reserve " + more + " bytes: " + (before + LARGE) + " of "
                             + SystemMemory.limit() + " are taken");
             assertThat(SystemMemory.taken()).isEqualTo(before + LARGE);
+        }
+        assertThat(SystemMemory.taken()).isEqualTo(before);
+    }
+
+    /** Memory of arrays that nothing refers to any more doesn't count against the limit. */
+    @Test
+    void whatTheCollectorMayFreeIsFreedBeforeTheLimitIsReached() {
+        assumeThat(SystemMemory.limit()).as("native access").isPositive();
+        long half = SystemMemory.limit() / 2;
+        for (int i = 0; i < 5; i++) {
+            assertThat(SystemMemory.allocate(Arena.ofAuto(), half, 64).byteSize())
+                    .isEqualTo(half);
+        }
+    }
+
+    @Test
+    void beyondTheLimitTheArenasMayHaveRoom() {
+        assumeThat(SystemMemory.limit()).as("native access").isPositive();
+        long before = SystemMemory.taken();
+        try (Arena arena = Arena.ofShared()) {
+            SystemMemory.allocateWithinLimit(arena, LARGE, 64);
+            assertThat(SystemMemory.taken()).isEqualTo(before + LARGE);
+            SystemMemory.allocate(arena, SystemMemory.limit() - before - LARGE, 64);
+            MemorySegment more = SystemMemory.allocateWithinLimit(arena, LARGE, 4096);
+            assertThat(SystemMemory.taken()).isEqualTo(SystemMemory.limit());
+            assertThat(more.byteSize()).isEqualTo(LARGE);
+            assertThat(more.address() % 4096).isZero();
         }
         assertThat(SystemMemory.taken()).isEqualTo(before);
     }
@@ -55,7 +82,8 @@ class SystemMemoryTest {
         long before = SystemMemory.taken();
         Arena arena = Arena.ofShared();
         arena.close();
-        assertThatExceptionOfType(IllegalStateException.class).isThrownBy(() -> SystemMemory.allocate(arena, LARGE));
+        assertThatExceptionOfType(IllegalStateException.class)
+                .isThrownBy(() -> SystemMemory.allocate(arena, LARGE, 64));
         assertThat(SystemMemory.taken()).isEqualTo(before);
     }
 

@@ -8,6 +8,7 @@ import java.util.Deque;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import org.tornadomoe.quant.SystemMemory;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
@@ -49,23 +50,35 @@ public final class HostMemory implements AutoCloseable {
 
     /** An array of zeros. */
     public IntArray ints(int count) {
-        return keepsAddresses ? IntArray.fromSegmentShallow(take(count)) : new IntArray(count);
+        return isOwn(count) ? IntArray.fromSegmentShallow(take(bytes(count))) : new IntArray(count);
     }
 
     /** An array of zeros. */
     public FloatArray floats(int count) {
-        return keepsAddresses ? FloatArray.fromSegmentShallow(take(count)) : new FloatArray(count);
+        return isOwn(count) ? FloatArray.fromSegmentShallow(take(bytes(count))) : new FloatArray(count);
     }
 
-    private MemorySegment take(int count) {
-        long bytes = TornadoNativeArray.ARRAY_HEADER + 4L * count;
+    /** Small arrays may be TornadoVM's; large ones would be zeroed by one thread. */
+    private boolean isOwn(int count) {
+        return keepsAddresses || bytes(count) >= SystemMemory.LEAST;
+    }
+
+    private static long bytes(int count) {
+        return TornadoNativeArray.ARRAY_HEADER + 4L * count;
+    }
+
+    private MemorySegment take(long bytes) {
+        if (!keepsAddresses) {
+            return SystemMemory.allocateWithinLimit(Arena.ofAuto(), bytes, 64);
+        }
         MemorySegment array;
         synchronized (LEFT) {
             array = LEFT.computeIfAbsent(bytes, size -> new ArrayDeque<>()).poll();
         }
         if (array == null) {
             long pages = (bytes + PAGE - 1) / PAGE * PAGE;
-            array = Arena.global().allocate(pages, PAGE).asSlice(0, bytes);
+            array = SystemMemory.allocateWithinLimit(Arena.global(), pages, PAGE)
+                    .asSlice(0, bytes);
         } else {
             array.fill((byte) 0);
         }
