@@ -42,14 +42,14 @@ abstract class CudaProgram extends LayerProgram {
 
     private final CudaGemm products;
 
-    private final boolean hasRoomForTiles;
+    private final boolean hasRoomForWideTiles;
 
     CudaProgram(CudaGemm gemm, LayerArrays arrays) {
         super(gemm, arrays);
         products = gemm;
         Device device = TornadoHome.current().find(arrays.shape.config.device());
-        hasRoomForTiles =
-                device == null || !device.backend().equals("cuda") || hasRoomForTiles(device.computeCapability());
+        hasRoomForWideTiles =
+                device == null || !device.backend().equals("cuda") || hasRoomForWideTiles(device.computeCapability());
     }
 
     /** hidden → logits, and maybe more. */
@@ -271,12 +271,11 @@ abstract class CudaProgram extends LayerProgram {
     final boolean isTiled(int m) {
         return (m >= MANY || a.shape.config.batchInvariant())
                 && a.shape.config.numRouterLogits() >= 32
-                && a.shape.hidden % 4 == 0
-                && hasRoomForTiles;
+                && a.shape.hidden % 4 == 0;
     }
 
-    /** Whether a device has the 160 KB of shared memory that such a tile takes at most; some have 99 KB. */
-    static boolean hasRoomForTiles(int capability) {
+    /** Whether a device has the 160 KB of shared memory that tiles of 128 rows take; some have 99 KB. */
+    static boolean hasRoomForWideTiles(int capability) {
         return capability != 86 && capability != 89 && capability / 10 != 12;
     }
 
@@ -296,9 +295,9 @@ abstract class CudaProgram extends LayerProgram {
             if (!isTiled(m)) {
                 return Launch.NONE;
             }
-            return rows >= 128 && wide >= FULL
+            return rows >= 128 && wide >= FULL && hasRoomForWideTiles
                     ? new Launch("logits128", 256, wide, 1, 8 * (LOGIT_TOKENS + 128) * 128)
-                    : new Launch("logits32", 256, down * Math.ceilDiv(rows, 32), 1, 16 * (LOGIT_TOKENS + 32) * 128);
+                    : new Launch("logits32", 256, down * Math.ceilDiv(rows, 32), 1, 12 * (LOGIT_TOKENS + 32) * 128);
         };
         return List.of(
                 prepare(name, few, rows, rowsPerToken, 0),

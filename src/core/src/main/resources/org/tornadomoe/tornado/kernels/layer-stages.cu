@@ -120,11 +120,11 @@ __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], const
 // A tile of 32 tokens times ROWS rows of the router by eight warps, each with 16 tokens and 32 rows, on tensor cores. A factor is the sum of two
 // numbers of 11 bits, and of their products but the least is left out: to 2^-22. A logit is four sums, of which the i-th has the steps of 32 k with
 // step % 4 = i; what a step gives is added up by itself first, since tensor cores don't round. Where ROWS is 32, a warp has one of the four sums.
-// K steps are in each of four stages. Shared memory: 4 * K * (32 + ROWS) * 128 bytes.
-template <int ROWS, int K>
+// K steps are in each of the stages. Shared memory: STAGES * K * (32 + ROWS) * 128 bytes.
+template <int ROWS, int K, int STAGES>
 __device__ __forceinline__ void logitsTile(float *stages, const int *header, const float *hidden, const float *router, const float *bias,
                                            float *logits, int h, int rows) {
-    constexpr int LINES = 32 + ROWS, STAGE = K * LINES * 32, STAGES = 4, SUMS = ROWS == 32 ? 1 : 4, TIMES = LINES / 32;
+    constexpr int LINES = 32 + ROWS, STAGE = K * LINES * 32, SUMS = ROWS == 32 ? 1 : 4, TIMES = LINES / 32;
     int tokens = header[0], across = (rows + ROWS - 1) / ROWS;
     int firstToken = blockIdx.x / across * 32, firstRow = blockIdx.x % across * ROWS;
     if (firstToken >= tokens) {
@@ -240,12 +240,13 @@ __device__ __forceinline__ void logitsTile(float *stages, const int *header, con
 }
 
 // hidden -> logits, for many tokens; a row must begin at a multiple of 16 bytes.
-// Grid: groups of 256, for 32 tokens and 32 rows of the router each; shared memory 131072 bytes.
+// Grid: groups of 256, for 32 tokens and 32 rows of the router each; shared memory 98304 bytes, which every device from compute capability
+// 8.0 on has.
 extern "C" __global__ void __launch_bounds__(256, 1) logits32(const int *header, const float *hidden, const float *router, const float *bias,
                                                               float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
     afterPredecessor();
-    logitsTile<32, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    logitsTile<32, 4, 3>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
 // Grid: groups of 256, for 32 tokens and 128 rows of the router each; shared memory 163840 bytes.
@@ -253,7 +254,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header
                                                                float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
     afterPredecessor();
-    logitsTile<128, 2>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
+    logitsTile<128, 2, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
 // A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns. Beyond 1e30, and where

@@ -225,9 +225,9 @@ class HopperStagesTest {
     void logitsOfManyAreComputedInTilesThatFitTheSharedMemory() {
         Layer layer = layer(MANY_EXPERTS);
         assertThat(layer.launch("logits", 767)).isEqualTo(Launch.NONE);
-        // 4 stages of K steps of 32 + ROWS lines of 128 bytes; 100 groups keep the GPU busy.
+        // Stages of K steps of 32 + ROWS lines of 128 bytes; 100 groups keep the GPU busy.
         assertThat(layer.launch("logits", 768))
-                .isEqualTo(new Launch("logits32", 256, 24 * ceil(130, 32), 1, 4 * 4 * 64 * 128));
+                .isEqualTo(new Launch("logits32", 256, 24 * ceil(130, 32), 1, 3 * 4 * 64 * 128));
         assertThat(layer.launch("logits", 4096)).isEqualTo(new Launch("logits128", 256, 128 * 2, 1, 4 * 2 * 160 * 128));
         // A row that doesn't begin at a multiple of 16 bytes is none for the copy engine.
         assertThat(layer(RandomLayer.of(130, 2, 27, 12, 4096, 1)).launch("logits", 4096))
@@ -246,9 +246,9 @@ class HopperStagesTest {
 
     /** An RTX 3090, 4090 and 5090 have 99 KB of it. */
     @Test
-    void noTilesWhereTheyDoNotFitTheSharedMemory() {
-        assertThat(IntStream.of(86, 89, 120, 121)).noneMatch(CudaProgram::hasRoomForTiles);
-        assertThat(IntStream.of(80, 87, 90, 100, 103)).allMatch(CudaProgram::hasRoomForTiles);
+    void noWideTilesWhereTheyDoNotFitTheSharedMemory() {
+        assertThat(IntStream.of(86, 89, 120, 121)).noneMatch(CudaProgram::hasRoomForWideTiles);
+        assertThat(IntStream.of(80, 87, 90, 100, 103)).allMatch(CudaProgram::hasRoomForWideTiles);
     }
 
     @Test
