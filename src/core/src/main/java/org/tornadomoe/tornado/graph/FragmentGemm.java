@@ -125,7 +125,6 @@ public final class FragmentGemm extends JavaGemm {
         IntPredicate works = m -> a.blockSize(m) == size;
         int group = a.shape.quantization.colsPerScale(p.cols());
         int chunks = FragmentWeights.chunks(p.cols());
-        boolean blocks = a.shape.scheme == Int8Scheme.W8A8_BLOCK;
         return KernelTask.stage(
                 p.name() + (few ? "Few" : "Many") + a.shape.parts.suffix(part),
                 few ? FragmentGemmKernels.FEW_GROUP : FragmentGemmKernels.MANY_GROUP,
@@ -149,7 +148,7 @@ public final class FragmentGemm extends JavaGemm {
                         p.rows(),
                         chunks,
                         group < p.cols() ? group / FragmentGemmKernels.CHUNK : chunks,
-                        blocks ? a.shape.quantization.rowsPerScale(p.rows()) : 1,
+                        p.rowsPerScale(a.shape),
                         p.form(a.shape) | (digits ? Pairs.DIGITS : 0)));
     }
 }

@@ -1,7 +1,7 @@
 package org.tornadomoe.tornado.graph;
 
 import java.util.List;
-import org.tornadomoe.tornado.kernels.FragmentGemmKernels;
+import org.tornadomoe.tornado.kernels.DigitKernels;
 
 /** A layer with {@link FragmentGemm} on activations in float: they are split into digits before each product. */
 final class FragmentProgram extends LayerProgram {
@@ -29,10 +29,10 @@ final class FragmentProgram extends LayerProgram {
     private Stage split(QuantizedMatrix x) {
         return KernelTask.stage(
                 x.name(),
-                FragmentGemmKernels.SPLIT_GROUP,
+                DigitKernels.GROUP,
                 x::rows,
                 t -> t.runs(
-                        FragmentGemmKernels::split,
+                        DigitKernels::split,
                         t.in(a.work.header),
                         t.in(a.work.keys),
                         t.in(a.work.topkWeights),

@@ -124,7 +124,6 @@ public final class PanelGemm extends JavaGemm {
                     layout().weightPad(),
                     form);
         }
-        boolean blocks = a.shape.scheme == Int8Scheme.W8A8_BLOCK;
         return t.runs(
                 few ? PanelGemmKernels::stream : PanelGemmKernels::tile,
                 header,
@@ -142,7 +141,7 @@ public final class PanelGemm extends JavaGemm {
                 p.rows(),
                 layout().rowInts(p.cols()),
                 groupInts,
-                blocks ? a.shape.quantization.rowsPerScale(p.rows()) : 1,
+                p.rowsPerScale(a.shape),
                 layout().weightPad(),
                 form);
     }

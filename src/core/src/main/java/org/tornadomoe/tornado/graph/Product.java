@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado.graph;
 
+import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.tornado.kernels.Pairs;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
@@ -30,6 +31,11 @@ record Product(
         int rows,
         int cols,
         int weighted) {
+
+    /** Rows of the projection that share a scale, as their scales lie on the device. */
+    int rowsPerScale(LayerShape shape) {
+        return shape.scheme == Int8Scheme.W8A8_BLOCK ? shape.quantization.rowsPerScale(rows) : 1;
+    }
 
     /** What else a kernel does, of {@link Pairs}. */
     int form(LayerShape shape) {

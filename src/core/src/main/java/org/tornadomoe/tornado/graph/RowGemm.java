@@ -3,7 +3,6 @@ package org.tornadomoe.tornado.graph;
 import java.util.List;
 import java.util.function.BiConsumer;
 import org.tornadomoe.config.FusedMoeConfig;
-import org.tornadomoe.tornado.kernels.BlockGemmKernels;
 import org.tornadomoe.tornado.kernels.GemmKernels;
 import org.tornadomoe.tornado.layout.RowWeights;
 import org.tornadomoe.tornado.layout.WeightLayout;
@@ -12,7 +11,7 @@ import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
-/** Kernels in Java on rows of weights, for every scheme: {@link GemmKernels} and {@link BlockGemmKernels}. */
+/** Kernels in Java on rows of weights, for every scheme: {@link GemmKernels}. */
 abstract class RowGemm extends JavaGemm {
     private final boolean dp4a;
 
@@ -57,94 +56,46 @@ abstract class RowGemm extends JavaGemm {
         FloatArray bias = t.in(p.projection().bias().get(part));
         FloatArray routerWeights = t.in(a.work.topkWeights);
         FloatArray out = t.out(p.out());
-        int kInts = layout().rowInts(p.cols());
         int groupInts = Math.ceilDiv(Math.min(shape.quantization.colsPerScale(p.cols()), p.cols()), 4);
-        int biased = shape.biased ? 1 : 0;
-        return switch (shape.scheme) {
-            case W8A16_GROUP ->
-                t.runs(
-                        BlockGemmKernels::w8a16,
-                        header,
-                        sortedIds,
-                        expertIds,
-                        padded,
-                        t.in(p.floats()),
-                        weights,
-                        weightScales,
-                        t.in(p.projection().zeroPoints().get(part)),
-                        bias,
-                        routerWeights,
-                        out,
-                        shape.topK,
-                        p.pairsPerRow(),
-                        p.rows(),
-                        p.cols(),
-                        groupInts,
-                        shape.quantization.zeroPoints() ? 1 : 0,
-                        biased,
-                        p.weighted());
-            case W8A8_BLOCK ->
-                t.runs(
-                        dp4a ? BlockGemmKernels::dp4a : BlockGemmKernels::portable,
-                        header,
-                        sortedIds,
-                        expertIds,
-                        padded,
-                        t.in(p.quantized()),
-                        t.in(p.scales()),
-                        weights,
-                        weightScales,
-                        bias,
-                        routerWeights,
-                        out,
-                        shape.topK,
-                        p.pairsPerRow(),
-                        p.rows(),
-                        kInts,
-                        groupInts,
-                        shape.quantization.rowsPerScale(p.rows()),
-                        biased,
-                        p.weighted());
-            case W8A16_CHANNEL ->
-                t.runs(
-                        GemmKernels::w8a16,
-                        header,
-                        sortedIds,
-                        expertIds,
-                        padded,
-                        t.in(p.floats()),
-                        weights,
-                        weightScales,
-                        bias,
-                        routerWeights,
-                        out,
-                        shape.topK,
-                        p.pairsPerRow(),
-                        p.rows(),
-                        kInts,
-                        p.cols(),
-                        biased,
-                        p.weighted());
-            case W8A8_CHANNEL, W8A8_TENSOR ->
-                t.runs(
-                        dp4a ? GemmKernels::dp4a : GemmKernels::portable,
-                        header,
-                        sortedIds,
-                        expertIds,
-                        padded,
-                        t.in(p.quantized()),
-                        t.in(p.scales()),
-                        weights,
-                        weightScales,
-                        bias,
-                        routerWeights,
-                        out,
-                        shape.topK,
-                        p.pairsPerRow(),
-                        p.rows(),
-                        kInts,
-                        biased,
-                        p.weighted());
-        };
+        int form = p.form(shape);
+        if (!shape.scheme.quantizesActivations()) {
+            return t.runs(
+                    GemmKernels::w8a16,
+                    header,
+                    sortedIds,
+                    expertIds,
+                    padded,
+                    t.in(p.floats()),
+                    weights,
+                    weightScales,
+                    t.in(p.projection().zeroPoints().get(part)),
+                    bias,
+                    routerWeights,
+                    out,
+                    shape.topK,
+                    p.rows(),
+                    p.cols(),
+                    groupInts,
+                    form);
+        }
+        return t.runs(
+                dp4a ? GemmKernels::dp4a : GemmKernels::portable,
+                header,
+                sortedIds,
+                expertIds,
+                padded,
+                t.in(p.quantized()),
+                t.in(p.scales()),
+                weights,
+                weightScales,
+                bias,
+                routerWeights,
+                out,
+                shape.topK,
+                p.rows(),
+                layout().rowInts(p.cols()),
+                groupInts,
+                p.rowsPerScale(shape),
+                form);
     }
 }

@@ -2,7 +2,6 @@ package org.tornadomoe.tornado.kernels;
 
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.enums.MMAShape;
-import uk.ac.manchester.tornado.api.math.TornadoMath;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
@@ -14,8 +13,8 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * <p>Two kernels, by the pairs of a block: {@link #few} and {@link #many}. A layer has both in its graph, and in a call
  * one of them has nothing to do. They give the same bits.
  *
- * <p>Activations in float are {@value #PLANES} digits of int8 each ({@link #split}), which the same instructions
- * multiply one after the other.
+ * <p>Activations in float are {@value #PLANES} digits of int8 each ({@link DigitKernels#split}), which the same
+ * instructions multiply one after the other.
  *
  * <p>Layout of the weights: {@code [E][strips of 64 rows][chunks of 64 k][2 steps of 32 k][8 panels of 8 rows][64
  * ints]}, so that a chunk of a strip lies in local memory as it comes from the device's. Int {@code 4(k / 2) + n / 2}
@@ -67,12 +66,6 @@ public final class FragmentGemmKernels {
     /** Digits of an activation in float, of 8 bits each, the highest first. */
     public static final int PLANES = 3;
 
-    /** Work-items of a group of {@link #split}. */
-    public static final int SPLIT_GROUP = 128;
-
-    /** The greatest magnitude of digits: 127 · 2^16. */
-    private static final float MOST = 8323072.0f;
-
     private FragmentGemmKernels() {}
 
     /**
@@ -117,22 +110,19 @@ public final class FragmentGemmKernels {
         int groups = (chunks + groupChunks - 1) / groupChunks;
         int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
         int pairs = header.get(0) * topK;
-        int pairsPerRow = (form & Pairs.PER_PAIR) != 0 ? 1 : topK;
         int strips = (rows + STRIP - 1) / STRIP;
-        int across = strips;
-        int tiles = header.get(1) == FEW ? padded.get(0) / FEW * across : 0;
+        int tiles = header.get(1) == FEW ? padded.get(0) / FEW * strips : 0;
         int sumsFrom = ctx.groupIdx * FEW_SUMS;
         for (int tile = ctx.groupIdx; tile < tiles; tile += FEW_GROUPS) {
-            int block = tile / across;
-            int strip = tile % across;
+            int block = tile / strips;
+            int strip = tile % strips;
             int expert = expertIds.get(block);
-            // A place that pads the block has row 0; its sums are thrown away.
             int own = sortedIds.get(block * FEW + lid / 8);
-            int aFrom = (own < pairs ? own / pairsPerRow * rowInts : 0) + lid % 8 * 2;
+            int aFrom = Pairs.row(own, pairs, topK, form) * rowInts + lid % 8 * 2;
             int aTo = lid % 8 / 4 * 128 + lid / 8 * 8 + lid % 4 * 2;
             int bFrom = expert >= 0 ? (expert * strips + strip) * chunks * CHUNK_INTS + lid : lid;
             int placed = lid < FEW ? sortedIds.get(block * FEW + lid) : pairs;
-            int placedRow = placed < pairs ? placed / pairsPerRow : 0;
+            int placedRow = Pairs.row(placed, pairs, topK, form);
             if (lid < FEW) {
                 pairOf[lid] = placed;
             }
@@ -173,21 +163,11 @@ public final class FragmentGemmKernels {
                 int last = g / groups * chunks + (group + 1 < groups ? (group + 1) * groupChunks : chunks);
                 if (lid < FEW) {
                     scaleOf[lid] = aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
-                    int sum = 0;
-                    if ((form & Pairs.ZERO_POINTS) != 0) {
-                        for (int c = first; c < last; c++) {
-                            sum += a.get(placedRow * rowInts + planes * chunks * 16 + c);
-                        }
-                    }
-                    zeroSums[lid] = sum;
+                    zeroSums[lid] = digitSum(a, placedRow * rowInts + planes * chunks * 16, first, last, form);
                 }
                 if (lid < STRIP) {
                     scales[lid] = bScales.get(scaleFrom + group * scaleRows);
-                    int zero = 0;
-                    if ((form & Pairs.ZERO_POINTS) != 0) {
-                        zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
-                    }
-                    zeros[lid] = zero;
+                    zeros[lid] = Pairs.zeroPoint(zeroPoints, scaleFrom + group * scaleRows, form);
                 }
                 unit = group + 1 < groups ? unit : unit / 256.0f;
                 int[] s00 = ctx.mmaFragmentInt(0);
@@ -243,26 +223,13 @@ public final class FragmentGemmKernels {
                     d5 = b.get(bSecond + 640);
                     d6 = b.get(bSecond + 768);
                     d7 = b.get(bSecond + 896);
-                    byte[] x00 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 0);
-                    byte[] w00 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt);
-                    byte[] w01 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 256);
-                    s00 = ctx.mmaInt8(x00, w00, s00, MMAShape.M16N8K32);
-                    s01 = ctx.mmaInt8(x00, w01, s01, MMAShape.M16N8K32);
-                    byte[] x10 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 512);
-                    byte[] w10 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048);
-                    byte[] w11 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2304);
-                    s00 = ctx.mmaInt8(x10, w10, s00, MMAShape.M16N8K32);
-                    s01 = ctx.mmaInt8(x10, w11, s01, MMAShape.M16N8K32);
-                    byte[] x20 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 1024);
-                    byte[] w20 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 4096);
-                    byte[] w21 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 4352);
-                    s00 = ctx.mmaInt8(x20, w20, s00, MMAShape.M16N8K32);
-                    s01 = ctx.mmaInt8(x20, w21, s01, MMAShape.M16N8K32);
-                    byte[] x30 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 1536);
-                    byte[] w30 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 6144);
-                    byte[] w31 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 6400);
-                    s00 = ctx.mmaInt8(x30, w30, s00, MMAShape.M16N8K32);
-                    s01 = ctx.mmaInt8(x30, w31, s01, MMAShape.M16N8K32);
+                    for (int step = 0; step < 4; step++) {
+                        byte[] x = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 512 * step);
+                        byte[] w0 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048 * step);
+                        byte[] w1 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048 * step + 256);
+                        s00 = ctx.mmaInt8(x, w0, s00, MMAShape.M16N8K32);
+                        s01 = ctx.mmaInt8(x, w1, s01, MMAShape.M16N8K32);
+                    }
                     ctx.localBarrier();
                 }
                 // A fragment's 16 x 8 sums lie together, so that a warp writes few lines of the cache.
@@ -273,32 +240,19 @@ public final class FragmentGemmKernels {
 
                 int place = lid / 8;
                 int column = lid % 8;
-                int r0 = sums.get(sumsFrom + lid);
-                int r1 = sums.get(sumsFrom + lid + 128);
-                int r2 = sums.get(sumsFrom + lid + 256);
-                int r3 = sums.get(sumsFrom + lid + 384);
-                int r4 = sums.get(sumsFrom + lid + 512);
-                int r5 = sums.get(sumsFrom + lid + 640);
-                int r6 = sums.get(sumsFrom + lid + 768);
-                int r7 = sums.get(sumsFrom + lid + 896);
-                if ((form & Pairs.ZERO_POINTS) != 0) {
-                    r0 = r0 - zeroSums[place] * zeros[column];
-                    r1 = r1 - zeroSums[place] * zeros[column + 8];
-                    r2 = r2 - zeroSums[place] * zeros[column + 16];
-                    r3 = r3 - zeroSums[place] * zeros[column + 24];
-                    r4 = r4 - zeroSums[place] * zeros[column + 32];
-                    r5 = r5 - zeroSums[place] * zeros[column + 40];
-                    r6 = r6 - zeroSums[place] * zeros[column + 48];
-                    r7 = r7 - zeroSums[place] * zeros[column + 56];
+                // All eight reads are on their way before the first is used.
+                int[] read = new int[8];
+                for (int i = 0; i < 8; i++) {
+                    read[i] = sums.get(sumsFrom + lid + i * FEW_GROUP);
                 }
-                totals[lid] = totals[lid] + r0 * scaleOf[place] * scales[column];
-                totals[lid + 128] = totals[lid + 128] + r1 * scaleOf[place] * scales[column + 8];
-                totals[lid + 256] = totals[lid + 256] + r2 * scaleOf[place] * scales[column + 16];
-                totals[lid + 384] = totals[lid + 384] + r3 * scaleOf[place] * scales[column + 24];
-                totals[lid + 512] = totals[lid + 512] + r4 * scaleOf[place] * scales[column + 32];
-                totals[lid + 640] = totals[lid + 640] + r5 * scaleOf[place] * scales[column + 40];
-                totals[lid + 768] = totals[lid + 768] + r6 * scaleOf[place] * scales[column + 48];
-                totals[lid + 896] = totals[lid + 896] + r7 * scaleOf[place] * scales[column + 56];
+                for (int i = 0; i < 8; i++) {
+                    int to = lid + i * FEW_GROUP;
+                    int sum = read[i];
+                    if ((form & Pairs.ZERO_POINTS) != 0) {
+                        sum = sum - zeroSums[place] * zeros[column + 8 * i];
+                    }
+                    totals[to] = totals[to] + sum * scaleOf[place] * scales[column + 8 * i];
+                }
                 ctx.globalBarrier();
             }
             ctx.localBarrier();
@@ -307,16 +261,8 @@ public final class FragmentGemmKernels {
                 int column = i % STRIP;
                 int fragment = column / 8;
                 int pair = pairOf[place];
-                if (pair < pairs && n < rows) {
-                    float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
-                    if ((form & Pairs.BIASED) != 0 && expert >= 0) {
-                        value = value + bias.get(expert * rows + n);
-                    }
-                    if ((form & Pairs.WEIGHTED) != 0) {
-                        value = value * topkWeights.get(pair);
-                    }
-                    out.set(pair * rows + n, value);
-                }
+                float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
+                Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n, value);
             }
             ctx.localBarrier();
         }
@@ -335,7 +281,7 @@ public final class FragmentGemmKernels {
      * @param expertIds [blocks]; a block with −1 is written zeros
      * @param padded [0] = places in use in {@code sortedIds}
      * @param a [rows of a, chunks · 16], or with {@link Pairs#DIGITS} {@code PLANES · chunks · 17} ints a row as
-     *     {@link #split} writes them
+     *     {@link DigitKernels#split} writes them
      * @param aScales [rows of a, groups], or with {@link Pairs#DIGITS} [rows of a]: of the lowest digit
      * @param b weights
      * @param bScales [E, groups, ⌈N / rowsPerScale⌉]
@@ -346,7 +292,7 @@ public final class FragmentGemmKernels {
      * @param out [P, N], written for every pair in {@code sortedIds}
      * @param chunks of a row of K columns
      * @param groupChunks chunks of a group of columns, all if there is one group
-     * @param form what else there is
+     * @param form what else there is, of {@link Pairs}
      */
     public static void many(
             KernelContext ctx,
@@ -387,7 +333,6 @@ public final class FragmentGemmKernels {
         int groups = (chunks + groupChunks - 1) / groupChunks;
         int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
         int pairs = header.get(0) * topK;
-        int pairsPerRow = (form & Pairs.PER_PAIR) != 0 ? 1 : topK;
         int strips = (rows + STRIP - 1) / STRIP;
         int across = (rows + MANY_ROWS - 1) / MANY_ROWS;
         int tiles = header.get(1) == MANY ? padded.get(0) / MANY * across : 0;
@@ -396,15 +341,14 @@ public final class FragmentGemmKernels {
             int block = tile / across;
             int strip = tile % across * 2;
             int expert = expertIds.get(block);
-            // A place that pads the block has row 0; its sums are thrown away.
             int own = sortedIds.get(block * MANY + lid / 4);
-            int aFrom = (own < pairs ? own / pairsPerRow * rowInts : 0) + lid % 4 * 4;
+            int aFrom = Pairs.row(own, pairs, topK, form) * rowInts + lid % 4 * 4;
             int aTo = lid % 4 / 2 * 512 + lid / 4 * 8 + lid % 2 * 4;
             int bFrom = expert >= 0 ? (expert * strips + strip) * chunks * CHUNK_INTS + lid : lid;
             // The last tile may have one strip only: it takes that twice.
             int apart = strip + 1 < strips ? chunks * CHUNK_INTS : 0;
             int placed = lid < MANY ? sortedIds.get(block * MANY + lid) : pairs;
-            int placedRow = placed < pairs ? placed / pairsPerRow : 0;
+            int placedRow = Pairs.row(placed, pairs, topK, form);
             if (lid < MANY) {
                 pairOf[lid] = placed;
             }
@@ -434,21 +378,11 @@ public final class FragmentGemmKernels {
                 int last = g / groups * chunks + (group + 1 < groups ? (group + 1) * groupChunks : chunks);
                 if (lid < MANY) {
                     scaleOf[lid] = aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
-                    int sum = 0;
-                    if ((form & Pairs.ZERO_POINTS) != 0) {
-                        for (int c = first; c < last; c++) {
-                            sum += a.get(placedRow * rowInts + planes * chunks * 16 + c);
-                        }
-                    }
-                    zeroSums[lid] = sum;
+                    zeroSums[lid] = digitSum(a, placedRow * rowInts + planes * chunks * 16, first, last, form);
                 }
                 if (lid < MANY_ROWS) {
                     scales[lid] = bScales.get(scaleFrom + group * scaleRows);
-                    int zero = 0;
-                    if ((form & Pairs.ZERO_POINTS) != 0) {
-                        zero = (int) zeroPoints.get(scaleFrom + group * scaleRows);
-                    }
-                    zeros[lid] = zero;
+                    zeros[lid] = Pairs.zeroPoint(zeroPoints, scaleFrom + group * scaleRows, form);
                 }
                 unit = group + 1 < groups ? unit : unit / 256.0f;
                 int[] s00 = ctx.mmaFragmentInt(0);
@@ -488,34 +422,22 @@ public final class FragmentGemmKernels {
                     b5 = b.get(bNext + apart + 256);
                     b6 = b.get(bNext + apart + 512);
                     b7 = b.get(bNext + apart + 768);
-                    byte[] x00 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt);
-                    byte[] x01 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 512);
-                    byte[] w00 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt);
-                    byte[] w01 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 256);
-                    byte[] w02 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 512);
-                    byte[] w03 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 768);
-                    s00 = ctx.mmaInt8(x00, w00, s00, MMAShape.M16N8K32);
-                    s01 = ctx.mmaInt8(x00, w01, s01, MMAShape.M16N8K32);
-                    s02 = ctx.mmaInt8(x00, w02, s02, MMAShape.M16N8K32);
-                    s03 = ctx.mmaInt8(x00, w03, s03, MMAShape.M16N8K32);
-                    s10 = ctx.mmaInt8(x01, w00, s10, MMAShape.M16N8K32);
-                    s11 = ctx.mmaInt8(x01, w01, s11, MMAShape.M16N8K32);
-                    s12 = ctx.mmaInt8(x01, w02, s12, MMAShape.M16N8K32);
-                    s13 = ctx.mmaInt8(x01, w03, s13, MMAShape.M16N8K32);
-                    byte[] x10 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 2048);
-                    byte[] x11 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 2560);
-                    byte[] w10 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048);
-                    byte[] w11 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2304);
-                    byte[] w12 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2560);
-                    byte[] w13 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2816);
-                    s00 = ctx.mmaInt8(x10, w10, s00, MMAShape.M16N8K32);
-                    s01 = ctx.mmaInt8(x10, w11, s01, MMAShape.M16N8K32);
-                    s02 = ctx.mmaInt8(x10, w12, s02, MMAShape.M16N8K32);
-                    s03 = ctx.mmaInt8(x10, w13, s03, MMAShape.M16N8K32);
-                    s10 = ctx.mmaInt8(x11, w10, s10, MMAShape.M16N8K32);
-                    s11 = ctx.mmaInt8(x11, w11, s11, MMAShape.M16N8K32);
-                    s12 = ctx.mmaInt8(x11, w12, s12, MMAShape.M16N8K32);
-                    s13 = ctx.mmaInt8(x11, w13, s13, MMAShape.M16N8K32);
+                    for (int step = 0; step < 2; step++) {
+                        byte[] x0 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 2048 * step);
+                        byte[] x1 = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 2048 * step + 512);
+                        byte[] w0 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048 * step);
+                        byte[] w1 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048 * step + 256);
+                        byte[] w2 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048 * step + 512);
+                        byte[] w3 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048 * step + 768);
+                        s00 = ctx.mmaInt8(x0, w0, s00, MMAShape.M16N8K32);
+                        s01 = ctx.mmaInt8(x0, w1, s01, MMAShape.M16N8K32);
+                        s02 = ctx.mmaInt8(x0, w2, s02, MMAShape.M16N8K32);
+                        s03 = ctx.mmaInt8(x0, w3, s03, MMAShape.M16N8K32);
+                        s10 = ctx.mmaInt8(x1, w0, s10, MMAShape.M16N8K32);
+                        s11 = ctx.mmaInt8(x1, w1, s11, MMAShape.M16N8K32);
+                        s12 = ctx.mmaInt8(x1, w2, s12, MMAShape.M16N8K32);
+                        s13 = ctx.mmaInt8(x1, w3, s13, MMAShape.M16N8K32);
+                    }
                     ctx.localBarrier();
                 }
                 // A fragment's 16 x 8 sums lie together, so that a warp writes few lines of the cache.
@@ -533,32 +455,21 @@ public final class FragmentGemmKernels {
                 for (int i = lid; i < MANY_SUMS; i += 8 * MANY_GROUP) {
                     int place = i / 4096 * 32 + lid % 128 / 8;
                     int column = i / 1024 % 4 * 32 + lid / 128 * 8 + lid % 8;
-                    int r0 = sums.get(sumsFrom + i);
-                    int r1 = sums.get(sumsFrom + i + 256);
-                    int r2 = sums.get(sumsFrom + i + 512);
-                    int r3 = sums.get(sumsFrom + i + 768);
-                    int r4 = sums.get(sumsFrom + i + 1024);
-                    int r5 = sums.get(sumsFrom + i + 1280);
-                    int r6 = sums.get(sumsFrom + i + 1536);
-                    int r7 = sums.get(sumsFrom + i + 1792);
-                    if ((form & Pairs.ZERO_POINTS) != 0) {
-                        r0 = r0 - zeroSums[place] * zeros[column];
-                        r1 = r1 - zeroSums[place] * zeros[column + 16];
-                        r2 = r2 - zeroSums[place + 16] * zeros[column];
-                        r3 = r3 - zeroSums[place + 16] * zeros[column + 16];
-                        r4 = r4 - zeroSums[place] * zeros[column + 32];
-                        r5 = r5 - zeroSums[place] * zeros[column + 48];
-                        r6 = r6 - zeroSums[place + 16] * zeros[column + 32];
-                        r7 = r7 - zeroSums[place + 16] * zeros[column + 48];
+                    int[] read = new int[8];
+                    for (int j = 0; j < 8; j++) {
+                        read[j] = sums.get(sumsFrom + i + j * MANY_GROUP);
                     }
-                    totals[i] = totals[i] + r0 * scaleOf[place] * scales[column];
-                    totals[i + 256] = totals[i + 256] + r1 * scaleOf[place] * scales[column + 16];
-                    totals[i + 512] = totals[i + 512] + r2 * scaleOf[place + 16] * scales[column];
-                    totals[i + 768] = totals[i + 768] + r3 * scaleOf[place + 16] * scales[column + 16];
-                    totals[i + 1024] = totals[i + 1024] + r4 * scaleOf[place] * scales[column + 32];
-                    totals[i + 1280] = totals[i + 1280] + r5 * scaleOf[place] * scales[column + 48];
-                    totals[i + 1536] = totals[i + 1536] + r6 * scaleOf[place + 16] * scales[column + 32];
-                    totals[i + 1792] = totals[i + 1792] + r7 * scaleOf[place + 16] * scales[column + 48];
+                    // Of a warp's fragments, two to a step: their pairs are 16 apart after two, their rows 16 or 32.
+                    for (int j = 0; j < 8; j++) {
+                        int to = i + j * MANY_GROUP;
+                        int p = place + j / 2 % 2 * 16;
+                        int r = column + j % 2 * 16 + j / 4 * 32;
+                        int sum = read[j];
+                        if ((form & Pairs.ZERO_POINTS) != 0) {
+                            sum = sum - zeroSums[p] * zeros[r];
+                        }
+                        totals[to] = totals[to] + sum * scaleOf[p] * scales[r];
+                    }
                 }
                 ctx.globalBarrier();
             }
@@ -568,116 +479,21 @@ public final class FragmentGemmKernels {
                 int column = i % MANY_ROWS;
                 int fragment = place / 32 * 32 + column / 32 * 8 + place % 32 / 16 * 4 + column % 32 / 8;
                 int pair = pairOf[place];
-                if (pair < pairs && n < rows) {
-                    float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
-                    if ((form & Pairs.BIASED) != 0 && expert >= 0) {
-                        value = value + bias.get(expert * rows + n);
-                    }
-                    if ((form & Pairs.WEIGHTED) != 0) {
-                        value = value * topkWeights.get(pair);
-                    }
-                    out.set(pair * rows + n, value);
-                }
+                float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
+                Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n, value);
             }
             ctx.localBarrier();
         }
     }
 
-    /**
-     * Rows in float as {@value #PLANES} digits to the base of 256 from -128 to 127 each, of whole numbers of which the
-     * greatest of a row has the magnitude 127 · 2^16: to the precision of a float, relative to the row's greatest.
-     *
-     * <p>Grid: one group of {@link #SPLIT_GROUP} work-items a row; there are {@code header[0] · rowsPerToken} rows.
-     * Costs 8·cols bytes read (the second pass from the cache) and 3·cols bytes written a row.
-     *
-     * @param header [0] = M
-     * @param keys with {@code keyed} 1 [rows]: a row with −1 isn't there, and nothing is written for it; else not
-     *     looked at
-     * @param weights with {@code weighted} 1 [rows]: what a row is multiplied by first; else not looked at
-     * @param values [rows, cols]; with {@code weighted} 1 [M, cols], each for as many rows as a token has
-     * @param digits [rows, PLANES · chunks · 17], written: of each digit a row's values, four an int, the first in the
-     *     low byte, what pads the last chunk 0; then with {@code summed} 1 of each digit a sum a chunk
-     * @param scales [rows], written: of the lowest digit
-     */
-    public static void split(
-            KernelContext ctx,
-            IntArray header,
-            IntArray keys,
-            FloatArray weights,
-            FloatArray values,
-            IntArray digits,
-            FloatArray scales,
-            int rowsPerToken,
-            int cols,
-            int keyed,
-            int weighted,
-            int summed) {
-        float[] magnitudes = ctx.allocateFloatLocalArray(SPLIT_GROUP);
-        int lane = ctx.localIdx;
-        int row = ctx.groupIdx;
-        int active = row < header.get(0) * rowsPerToken ? 1 : 0;
-        if (keyed == 1 && active == 1) {
-            active = keys.get(row) >= 0 ? 1 : 0;
-        }
-        float weight = 1.0f;
-        if (weighted == 1 && active == 1) {
-            weight = weights.get(row);
-        }
-        int end = active * cols;
-        int from = QuantizeKernels.valuesRow(row, rowsPerToken, weighted) * cols;
-        float magnitude = 1.0e-30f;
-        for (int c = lane; c < end; c += SPLIT_GROUP) {
-            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
-        }
-        magnitudes[lane] = magnitude;
-        for (int stride = SPLIT_GROUP / 2; stride > 0; stride >>= 1) {
-            ctx.localBarrier();
-            if (lane < stride) {
-                magnitudes[lane] = TornadoMath.max(magnitudes[lane], magnitudes[lane + stride]);
+    /** The sum of a row's digits from chunk {@code first} to {@code last}, where zero points multiply it; else 0. */
+    private static int digitSum(IntArray a, int at, int first, int last, int form) {
+        int sum = 0;
+        if ((form & Pairs.ZERO_POINTS) != 0) {
+            for (int c = first; c < last; c++) {
+                sum += a.get(at + c);
             }
         }
-        ctx.localBarrier();
-        magnitude = magnitudes[0];
-        float inverse = MOST / magnitude;
-        int chunks = (cols + CHUNK - 1) / CHUNK;
-        int plane = chunks * 16;
-        int to = row * PLANES * chunks * 17;
-        for (int i = lane; i < active * plane; i += SPLIT_GROUP) {
-            int high = 0;
-            int middle = 0;
-            int low = 0;
-            for (int b = 0; b < 4; b++) {
-                int c = 4 * i + b;
-                if (c < cols) {
-                    int whole = QuantizeKernels.roundHalfAway(values.get(from + c) * weight * inverse);
-                    int digit = GemmKernels.int8(whole);
-                    int rest = (whole - digit) >> 8;
-                    int next = GemmKernels.int8(rest);
-                    low |= (digit & 0xFF) << (8 * b);
-                    middle |= (next & 0xFF) << (8 * b);
-                    high |= (((rest - next) >> 8) & 0xFF) << (8 * b);
-                }
-            }
-            digits.set(to + i, high);
-            digits.set(to + plane + i, middle);
-            digits.set(to + 2 * plane + i, low);
-        }
-        if (summed == 1) {
-            ctx.globalBarrier();
-            for (int f = lane; f < active * PLANES * chunks; f += SPLIT_GROUP) {
-                int sum = 0;
-                for (int i = 0; i < 16; i++) {
-                    int four = digits.get(to + 16 * f + i);
-                    sum += GemmKernels.int8(four)
-                            + GemmKernels.int8(four >> 8)
-                            + GemmKernels.int8(four >> 16)
-                            + GemmKernels.int8(four >> 24);
-                }
-                digits.set(to + PLANES * plane + f, sum);
-            }
-        }
-        if (lane == 0 && active == 1) {
-            scales.set(row, magnitude / MOST);
-        }
+        return sum;
     }
 }

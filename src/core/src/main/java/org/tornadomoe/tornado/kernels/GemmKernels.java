@@ -6,8 +6,9 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 import uk.ac.manchester.tornado.api.utils.QuantizationUtils;
 
 /**
- * The expert GEMMs: {@code out[p][n] = scale · Σ_k a[row(p)][k] · b[expert(p)][n][k]} for every pair p of a token and
- * one of its experts. All of them share grid, work-group and layout, and differ in the inner product only.
+ * The expert GEMMs: {@code out[p][n] = Σ_g scale · Σ_k a[row(p)][k] · b[expert(p)][n][k]} for every pair p of a token
+ * and one of its experts, k being the columns of group g. All of them share grid, work-group and layout, and differ in
+ * the inner product only.
  *
  * <p>Grid: one group of {@link #GROUP} work-items for {@link #BLOCK} sorted pairs of one expert (y) and {@link #ROWS}
  * rows of its weights (x). A group is {@link #SLICES} slices of {@link #ROWS} lanes; a lane owns a weight row, a slice
@@ -36,22 +37,24 @@ public final class GemmKernels {
     private GemmKernels() {}
 
     /**
-     * int8 × int8 with an exact int32 sum, with the {@code dp4a} instruction (PTX, CUDA): {@code out[p][n] = sum ·
-     * aScales[row(p)] · bScales[e][n]}, multiplied from left to right, plus {@code bias[e][n]} if {@code biased} is 1,
-     * and times the pair's router weight if {@code weighted} is 1. Exact as long as K is at most 133,000.
+     * int8 × int8, with the {@code dp4a} instruction (PTX, CUDA): {@code out[p][n] = Σ_g sum · aScales[row(p)][g] ·
+     * bScales[e][g][n / rowsPerScale]}, multiplied from left to right; then as {@link Pairs#put} says. With one group
+     * sums are exact in int32 for a K of at most 133,000. With several each slice's sum of a group is, and what they
+     * are scaled to is added up in float.
      *
      * @param header [0] = M
      * @param sortedIds pairs in expert order; what is no pair (P) is skipped
      * @param expertIds [blocks]; a block with −1 is written zeros
      * @param padded [0] = places in use in {@code sortedIds}
      * @param a [rows of a, kInts]
-     * @param aScales [rows of a]
+     * @param aScales [rows of a, groups]
      * @param b [E, kInts, N]
-     * @param bScales [E, N]
-     * @param bias with {@code biased} 1 [E, N]; else not looked at
+     * @param bScales [E, groups, ⌈N / rowsPerScale⌉]
+     * @param bias with {@link Pairs#BIASED} [E, N]; else not looked at
      * @param topkWeights [P]
      * @param out [P, N], written for every pair in {@code sortedIds}
-     * @param pairsPerRow pairs that share a row of {@code a}: K for tokens, 1 for pairs
+     * @param groupInts ints of a group of columns, of which the last may be short; kInts if there is one group
+     * @param form what else there is, of {@link Pairs}
      */
     public static void dp4a(
             KernelContext ctx,
@@ -67,12 +70,13 @@ public final class GemmKernels {
             FloatArray topkWeights,
             FloatArray out,
             int topK,
-            int pairsPerRow,
             int rows,
             int kInts,
-            int biased,
-            int weighted) {
+            int groupInts,
+            int rowsPerScale,
+            int form) {
         int[] sums = ctx.allocateIntLocalArray(SLICES * BLOCK * ROWS);
+        float[] scaled = ctx.allocateFloatLocalArray(SLICES * BLOCK * ROWS);
         int lid = ctx.localIdx;
         int lane = lid % ROWS;
         int slice = lid / ROWS;
@@ -83,73 +87,98 @@ public final class GemmKernels {
         int active = place < padded.get(0) ? 1 : 0;
         int column = n < rows ? n : rows - 1;
         int expert = active == 1 ? expertIds.get(block) : -1;
+        int groups = (kInts + groupInts - 1) / groupInts;
+        int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
+        int scaleFrom = expert * groups * scaleRows + column / rowsPerScale;
         int end = expert >= 0 ? kInts : 0;
         int from = expert * kInts * rows + column;
-        // A place that pads the block reads row 0; its sum is thrown away.
-        int pair0 = active == 1 ? sortedIds.get(place) : pairs;
-        int pair1 = active == 1 ? sortedIds.get(place + 1) : pairs;
-        int pair2 = active == 1 ? sortedIds.get(place + 2) : pairs;
-        int pair3 = active == 1 ? sortedIds.get(place + 3) : pairs;
-        int pair4 = active == 1 ? sortedIds.get(place + 4) : pairs;
-        int pair5 = active == 1 ? sortedIds.get(place + 5) : pairs;
-        int pair6 = active == 1 ? sortedIds.get(place + 6) : pairs;
-        int pair7 = active == 1 ? sortedIds.get(place + 7) : pairs;
-        int row0 = pair0 < pairs ? pair0 / pairsPerRow * kInts : 0;
-        int row1 = pair1 < pairs ? pair1 / pairsPerRow * kInts : 0;
-        int row2 = pair2 < pairs ? pair2 / pairsPerRow * kInts : 0;
-        int row3 = pair3 < pairs ? pair3 / pairsPerRow * kInts : 0;
-        int row4 = pair4 < pairs ? pair4 / pairsPerRow * kInts : 0;
-        int row5 = pair5 < pairs ? pair5 / pairsPerRow * kInts : 0;
-        int row6 = pair6 < pairs ? pair6 / pairsPerRow * kInts : 0;
-        int row7 = pair7 < pairs ? pair7 / pairsPerRow * kInts : 0;
-        int sum0 = 0;
-        int sum1 = 0;
-        int sum2 = 0;
-        int sum3 = 0;
-        int sum4 = 0;
-        int sum5 = 0;
-        int sum6 = 0;
-        int sum7 = 0;
-        for (int k = slice; k < end; k += SLICES) {
-            int weights = b.get(from + k * rows);
-            sum0 = QuantizationUtils.dp4a_packed(weights, a.get(row0 + k), sum0);
-            sum1 = QuantizationUtils.dp4a_packed(weights, a.get(row1 + k), sum1);
-            sum2 = QuantizationUtils.dp4a_packed(weights, a.get(row2 + k), sum2);
-            sum3 = QuantizationUtils.dp4a_packed(weights, a.get(row3 + k), sum3);
-            sum4 = QuantizationUtils.dp4a_packed(weights, a.get(row4 + k), sum4);
-            sum5 = QuantizationUtils.dp4a_packed(weights, a.get(row5 + k), sum5);
-            sum6 = QuantizationUtils.dp4a_packed(weights, a.get(row6 + k), sum6);
-            sum7 = QuantizationUtils.dp4a_packed(weights, a.get(row7 + k), sum7);
-        }
         int own = slice * BLOCK * ROWS + lane;
-        sums[own] = sum0;
-        sums[own + ROWS] = sum1;
-        sums[own + 2 * ROWS] = sum2;
-        sums[own + 3 * ROWS] = sum3;
-        sums[own + 4 * ROWS] = sum4;
-        sums[own + 5 * ROWS] = sum5;
-        sums[own + 6 * ROWS] = sum6;
-        sums[own + 7 * ROWS] = sum7;
+        int row0 = Pairs.rowAt(sortedIds, place, active, pairs, topK, form);
+        int row1 = Pairs.rowAt(sortedIds, place + 1, active, pairs, topK, form);
+        int row2 = Pairs.rowAt(sortedIds, place + 2, active, pairs, topK, form);
+        int row3 = Pairs.rowAt(sortedIds, place + 3, active, pairs, topK, form);
+        int row4 = Pairs.rowAt(sortedIds, place + 4, active, pairs, topK, form);
+        int row5 = Pairs.rowAt(sortedIds, place + 5, active, pairs, topK, form);
+        int row6 = Pairs.rowAt(sortedIds, place + 6, active, pairs, topK, form);
+        int row7 = Pairs.rowAt(sortedIds, place + 7, active, pairs, topK, form);
+        float sum0 = 0.0f;
+        float sum1 = 0.0f;
+        float sum2 = 0.0f;
+        float sum3 = 0.0f;
+        float sum4 = 0.0f;
+        float sum5 = 0.0f;
+        float sum6 = 0.0f;
+        float sum7 = 0.0f;
+        int group = 0;
+        for (int first = 0; first < end; first += groupInts) {
+            int last = first + groupInts < end ? first + groupInts : end;
+            int dot0 = 0;
+            int dot1 = 0;
+            int dot2 = 0;
+            int dot3 = 0;
+            int dot4 = 0;
+            int dot5 = 0;
+            int dot6 = 0;
+            int dot7 = 0;
+            for (int k = first + slice; k < last; k += SLICES) {
+                int weights = b.get(from + k * rows);
+                dot0 = QuantizationUtils.dp4a_packed(weights, a.get(row0 * kInts + k), dot0);
+                dot1 = QuantizationUtils.dp4a_packed(weights, a.get(row1 * kInts + k), dot1);
+                dot2 = QuantizationUtils.dp4a_packed(weights, a.get(row2 * kInts + k), dot2);
+                dot3 = QuantizationUtils.dp4a_packed(weights, a.get(row3 * kInts + k), dot3);
+                dot4 = QuantizationUtils.dp4a_packed(weights, a.get(row4 * kInts + k), dot4);
+                dot5 = QuantizationUtils.dp4a_packed(weights, a.get(row5 * kInts + k), dot5);
+                dot6 = QuantizationUtils.dp4a_packed(weights, a.get(row6 * kInts + k), dot6);
+                dot7 = QuantizationUtils.dp4a_packed(weights, a.get(row7 * kInts + k), dot7);
+            }
+            if (groups == 1) {
+                sums[own] = dot0;
+                sums[own + ROWS] = dot1;
+                sums[own + 2 * ROWS] = dot2;
+                sums[own + 3 * ROWS] = dot3;
+                sums[own + 4 * ROWS] = dot4;
+                sums[own + 5 * ROWS] = dot5;
+                sums[own + 6 * ROWS] = dot6;
+                sums[own + 7 * ROWS] = dot7;
+            } else {
+                float scale = bScales.get(scaleFrom + group * scaleRows);
+                sum0 += dot0 * aScales.get(row0 * groups + group) * scale;
+                sum1 += dot1 * aScales.get(row1 * groups + group) * scale;
+                sum2 += dot2 * aScales.get(row2 * groups + group) * scale;
+                sum3 += dot3 * aScales.get(row3 * groups + group) * scale;
+                sum4 += dot4 * aScales.get(row4 * groups + group) * scale;
+                sum5 += dot5 * aScales.get(row5 * groups + group) * scale;
+                sum6 += dot6 * aScales.get(row6 * groups + group) * scale;
+                sum7 += dot7 * aScales.get(row7 * groups + group) * scale;
+            }
+            group = group + 1;
+        }
+        if (groups > 1) {
+            scaled[own] = sum0;
+            scaled[own + ROWS] = sum1;
+            scaled[own + 2 * ROWS] = sum2;
+            scaled[own + 3 * ROWS] = sum3;
+            scaled[own + 4 * ROWS] = sum4;
+            scaled[own + 5 * ROWS] = sum5;
+            scaled[own + 6 * ROWS] = sum6;
+            scaled[own + 7 * ROWS] = sum7;
+        }
         ctx.localBarrier();
         // As many work-items as outputs of the group: item lid has token slice and row lane.
-        int total = 0;
-        for (int s = 0; s < SLICES; s++) {
-            total += sums[s * BLOCK * ROWS + lid];
-        }
-        int pair = active == 1 ? sortedIds.get(place + slice) : pairs;
-        if (pair < pairs && n < rows) {
-            float value = 0.0f;
-            if (expert >= 0) {
-                value = total * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
-                if (biased == 1) {
-                    value = value + bias.get(expert * rows + n);
-                }
+        int pair = Pairs.at(sortedIds, place + slice, active, pairs);
+        float value = 0.0f;
+        if (groups > 1) {
+            for (int s = 0; s < SLICES; s++) {
+                value += scaled[s * BLOCK * ROWS + lid];
             }
-            if (weighted == 1) {
-                value = value * topkWeights.get(pair);
+        } else if (expert >= 0) {
+            int total = 0;
+            for (int s = 0; s < SLICES; s++) {
+                total += sums[s * BLOCK * ROWS + lid];
             }
-            out.set(pair * rows + n, value);
+            value = total * aScales.get(Pairs.row(pair, pairs, topK, form)) * bScales.get(scaleFrom);
         }
+        Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n, value);
     }
 
     /** As {@link #dp4a}, and made of it, with shifts and multiplications that every backend has. */
@@ -167,12 +196,13 @@ public final class GemmKernels {
             FloatArray topkWeights,
             FloatArray out,
             int topK,
-            int pairsPerRow,
             int rows,
             int kInts,
-            int biased,
-            int weighted) {
+            int groupInts,
+            int rowsPerScale,
+            int form) {
         int[] sums = ctx.allocateIntLocalArray(SLICES * BLOCK * ROWS);
+        float[] scaled = ctx.allocateFloatLocalArray(SLICES * BLOCK * ROWS);
         int lid = ctx.localIdx;
         int lane = lid % ROWS;
         int slice = lid / ROWS;
@@ -183,82 +213,108 @@ public final class GemmKernels {
         int active = place < padded.get(0) ? 1 : 0;
         int column = n < rows ? n : rows - 1;
         int expert = active == 1 ? expertIds.get(block) : -1;
+        int groups = (kInts + groupInts - 1) / groupInts;
+        int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
+        int scaleFrom = expert * groups * scaleRows + column / rowsPerScale;
         int end = expert >= 0 ? kInts : 0;
         int from = expert * kInts * rows + column;
-        // A place that pads the block reads row 0; its sum is thrown away.
-        int pair0 = active == 1 ? sortedIds.get(place) : pairs;
-        int pair1 = active == 1 ? sortedIds.get(place + 1) : pairs;
-        int pair2 = active == 1 ? sortedIds.get(place + 2) : pairs;
-        int pair3 = active == 1 ? sortedIds.get(place + 3) : pairs;
-        int pair4 = active == 1 ? sortedIds.get(place + 4) : pairs;
-        int pair5 = active == 1 ? sortedIds.get(place + 5) : pairs;
-        int pair6 = active == 1 ? sortedIds.get(place + 6) : pairs;
-        int pair7 = active == 1 ? sortedIds.get(place + 7) : pairs;
-        int row0 = pair0 < pairs ? pair0 / pairsPerRow * kInts : 0;
-        int row1 = pair1 < pairs ? pair1 / pairsPerRow * kInts : 0;
-        int row2 = pair2 < pairs ? pair2 / pairsPerRow * kInts : 0;
-        int row3 = pair3 < pairs ? pair3 / pairsPerRow * kInts : 0;
-        int row4 = pair4 < pairs ? pair4 / pairsPerRow * kInts : 0;
-        int row5 = pair5 < pairs ? pair5 / pairsPerRow * kInts : 0;
-        int row6 = pair6 < pairs ? pair6 / pairsPerRow * kInts : 0;
-        int row7 = pair7 < pairs ? pair7 / pairsPerRow * kInts : 0;
-        int sum0 = 0;
-        int sum1 = 0;
-        int sum2 = 0;
-        int sum3 = 0;
-        int sum4 = 0;
-        int sum5 = 0;
-        int sum6 = 0;
-        int sum7 = 0;
-        for (int k = slice; k < end; k += SLICES) {
-            int weights = b.get(from + k * rows);
-            sum0 = sum0 + product4(weights, a.get(row0 + k));
-            sum1 = sum1 + product4(weights, a.get(row1 + k));
-            sum2 = sum2 + product4(weights, a.get(row2 + k));
-            sum3 = sum3 + product4(weights, a.get(row3 + k));
-            sum4 = sum4 + product4(weights, a.get(row4 + k));
-            sum5 = sum5 + product4(weights, a.get(row5 + k));
-            sum6 = sum6 + product4(weights, a.get(row6 + k));
-            sum7 = sum7 + product4(weights, a.get(row7 + k));
-        }
         int own = slice * BLOCK * ROWS + lane;
-        sums[own] = sum0;
-        sums[own + ROWS] = sum1;
-        sums[own + 2 * ROWS] = sum2;
-        sums[own + 3 * ROWS] = sum3;
-        sums[own + 4 * ROWS] = sum4;
-        sums[own + 5 * ROWS] = sum5;
-        sums[own + 6 * ROWS] = sum6;
-        sums[own + 7 * ROWS] = sum7;
+        int row0 = Pairs.rowAt(sortedIds, place, active, pairs, topK, form);
+        int row1 = Pairs.rowAt(sortedIds, place + 1, active, pairs, topK, form);
+        int row2 = Pairs.rowAt(sortedIds, place + 2, active, pairs, topK, form);
+        int row3 = Pairs.rowAt(sortedIds, place + 3, active, pairs, topK, form);
+        int row4 = Pairs.rowAt(sortedIds, place + 4, active, pairs, topK, form);
+        int row5 = Pairs.rowAt(sortedIds, place + 5, active, pairs, topK, form);
+        int row6 = Pairs.rowAt(sortedIds, place + 6, active, pairs, topK, form);
+        int row7 = Pairs.rowAt(sortedIds, place + 7, active, pairs, topK, form);
+        float sum0 = 0.0f;
+        float sum1 = 0.0f;
+        float sum2 = 0.0f;
+        float sum3 = 0.0f;
+        float sum4 = 0.0f;
+        float sum5 = 0.0f;
+        float sum6 = 0.0f;
+        float sum7 = 0.0f;
+        int group = 0;
+        for (int first = 0; first < end; first += groupInts) {
+            int last = first + groupInts < end ? first + groupInts : end;
+            int dot0 = 0;
+            int dot1 = 0;
+            int dot2 = 0;
+            int dot3 = 0;
+            int dot4 = 0;
+            int dot5 = 0;
+            int dot6 = 0;
+            int dot7 = 0;
+            for (int k = first + slice; k < last; k += SLICES) {
+                int weights = b.get(from + k * rows);
+                dot0 = dot0 + product4(weights, a.get(row0 * kInts + k));
+                dot1 = dot1 + product4(weights, a.get(row1 * kInts + k));
+                dot2 = dot2 + product4(weights, a.get(row2 * kInts + k));
+                dot3 = dot3 + product4(weights, a.get(row3 * kInts + k));
+                dot4 = dot4 + product4(weights, a.get(row4 * kInts + k));
+                dot5 = dot5 + product4(weights, a.get(row5 * kInts + k));
+                dot6 = dot6 + product4(weights, a.get(row6 * kInts + k));
+                dot7 = dot7 + product4(weights, a.get(row7 * kInts + k));
+            }
+            if (groups == 1) {
+                sums[own] = dot0;
+                sums[own + ROWS] = dot1;
+                sums[own + 2 * ROWS] = dot2;
+                sums[own + 3 * ROWS] = dot3;
+                sums[own + 4 * ROWS] = dot4;
+                sums[own + 5 * ROWS] = dot5;
+                sums[own + 6 * ROWS] = dot6;
+                sums[own + 7 * ROWS] = dot7;
+            } else {
+                float scale = bScales.get(scaleFrom + group * scaleRows);
+                sum0 += dot0 * aScales.get(row0 * groups + group) * scale;
+                sum1 += dot1 * aScales.get(row1 * groups + group) * scale;
+                sum2 += dot2 * aScales.get(row2 * groups + group) * scale;
+                sum3 += dot3 * aScales.get(row3 * groups + group) * scale;
+                sum4 += dot4 * aScales.get(row4 * groups + group) * scale;
+                sum5 += dot5 * aScales.get(row5 * groups + group) * scale;
+                sum6 += dot6 * aScales.get(row6 * groups + group) * scale;
+                sum7 += dot7 * aScales.get(row7 * groups + group) * scale;
+            }
+            group = group + 1;
+        }
+        if (groups > 1) {
+            scaled[own] = sum0;
+            scaled[own + ROWS] = sum1;
+            scaled[own + 2 * ROWS] = sum2;
+            scaled[own + 3 * ROWS] = sum3;
+            scaled[own + 4 * ROWS] = sum4;
+            scaled[own + 5 * ROWS] = sum5;
+            scaled[own + 6 * ROWS] = sum6;
+            scaled[own + 7 * ROWS] = sum7;
+        }
         ctx.localBarrier();
         // As many work-items as outputs of the group: item lid has token slice and row lane.
-        int total = 0;
-        for (int s = 0; s < SLICES; s++) {
-            total += sums[s * BLOCK * ROWS + lid];
-        }
-        int pair = active == 1 ? sortedIds.get(place + slice) : pairs;
-        if (pair < pairs && n < rows) {
-            float value = 0.0f;
-            if (expert >= 0) {
-                value = total * aScales.get(pair / pairsPerRow) * bScales.get(expert * rows + n);
-                if (biased == 1) {
-                    value = value + bias.get(expert * rows + n);
-                }
+        int pair = Pairs.at(sortedIds, place + slice, active, pairs);
+        float value = 0.0f;
+        if (groups > 1) {
+            for (int s = 0; s < SLICES; s++) {
+                value += scaled[s * BLOCK * ROWS + lid];
             }
-            if (weighted == 1) {
-                value = value * topkWeights.get(pair);
+        } else if (expert >= 0) {
+            int total = 0;
+            for (int s = 0; s < SLICES; s++) {
+                total += sums[s * BLOCK * ROWS + lid];
             }
-            out.set(pair * rows + n, value);
+            value = total * aScales.get(Pairs.row(pair, pairs, topK, form)) * bScales.get(scaleFrom);
         }
+        Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n, value);
     }
 
     /**
-     * float × int8 for unquantised activations (w8a16):
-     * {@code out[p][n] = Σ a[row(p)][k] · b[e][n][k] · bScales[e][n]}, plus {@code bias[e][n]} if {@code biased} is 1,
-     * and times the pair's router weight if {@code weighted} is 1. The parameters are those of {@link #dp4a}, but for:
+     * float × int8 for unquantised activations (w8a16): {@code out[p][n] = Σ_g bScales[e][g][n] · Σ_k a[row(p)][k] ·
+     * (b[e][n][k] − zeroPoints[e][g][n])}; then as {@link Pairs#put} says. The parameters are those of {@link #dp4a},
+     * but for:
      *
      * @param a [rows of a, cols] in float
-     * @param weighted 2 for the router's weight before the bias, as if {@code a} had been multiplied by it
+     * @param bScales [E, groups, N]
+     * @param zeroPoints with {@link Pairs#ZERO_POINTS} as {@code bScales}, whole numbers; else not looked at
      */
     public static void w8a16(
             KernelContext ctx,
@@ -269,16 +325,15 @@ public final class GemmKernels {
             FloatArray a,
             IntArray b,
             FloatArray bScales,
+            FloatArray zeroPoints,
             FloatArray bias,
             FloatArray topkWeights,
             FloatArray out,
             int topK,
-            int pairsPerRow,
             int rows,
-            int kInts,
             int cols,
-            int biased,
-            int weighted) {
+            int groupInts,
+            int form) {
         float[] sums = ctx.allocateFloatLocalArray(SLICES * BLOCK * ROWS);
         int lid = ctx.localIdx;
         int lane = lid % ROWS;
@@ -290,25 +345,20 @@ public final class GemmKernels {
         int active = place < padded.get(0) ? 1 : 0;
         int column = n < rows ? n : rows - 1;
         int expert = active == 1 ? expertIds.get(block) : -1;
+        int kInts = (cols + 3) / 4;
+        int groups = (kInts + groupInts - 1) / groupInts;
+        int scaleFrom = expert * groups * rows + column;
         int end = expert >= 0 ? kInts : 0;
         int from = expert * kInts * rows + column;
-        // A place that pads the block reads row 0; its sum is thrown away.
-        int pair0 = active == 1 ? sortedIds.get(place) : pairs;
-        int pair1 = active == 1 ? sortedIds.get(place + 1) : pairs;
-        int pair2 = active == 1 ? sortedIds.get(place + 2) : pairs;
-        int pair3 = active == 1 ? sortedIds.get(place + 3) : pairs;
-        int pair4 = active == 1 ? sortedIds.get(place + 4) : pairs;
-        int pair5 = active == 1 ? sortedIds.get(place + 5) : pairs;
-        int pair6 = active == 1 ? sortedIds.get(place + 6) : pairs;
-        int pair7 = active == 1 ? sortedIds.get(place + 7) : pairs;
-        int row0 = pair0 < pairs ? pair0 / pairsPerRow * cols : 0;
-        int row1 = pair1 < pairs ? pair1 / pairsPerRow * cols : 0;
-        int row2 = pair2 < pairs ? pair2 / pairsPerRow * cols : 0;
-        int row3 = pair3 < pairs ? pair3 / pairsPerRow * cols : 0;
-        int row4 = pair4 < pairs ? pair4 / pairsPerRow * cols : 0;
-        int row5 = pair5 < pairs ? pair5 / pairsPerRow * cols : 0;
-        int row6 = pair6 < pairs ? pair6 / pairsPerRow * cols : 0;
-        int row7 = pair7 < pairs ? pair7 / pairsPerRow * cols : 0;
+        int own = slice * BLOCK * ROWS + lane;
+        int row0 = Pairs.rowAt(sortedIds, place, active, pairs, topK, form) * cols;
+        int row1 = Pairs.rowAt(sortedIds, place + 1, active, pairs, topK, form) * cols;
+        int row2 = Pairs.rowAt(sortedIds, place + 2, active, pairs, topK, form) * cols;
+        int row3 = Pairs.rowAt(sortedIds, place + 3, active, pairs, topK, form) * cols;
+        int row4 = Pairs.rowAt(sortedIds, place + 4, active, pairs, topK, form) * cols;
+        int row5 = Pairs.rowAt(sortedIds, place + 5, active, pairs, topK, form) * cols;
+        int row6 = Pairs.rowAt(sortedIds, place + 6, active, pairs, topK, form) * cols;
+        int row7 = Pairs.rowAt(sortedIds, place + 7, active, pairs, topK, form) * cols;
         float sum0 = 0.0f;
         float sum1 = 0.0f;
         float sum2 = 0.0f;
@@ -317,27 +367,44 @@ public final class GemmKernels {
         float sum5 = 0.0f;
         float sum6 = 0.0f;
         float sum7 = 0.0f;
-        for (int k = slice; k < end; k += SLICES) {
-            int weights = b.get(from + k * rows);
-            float w0 = int8(weights);
-            float w1 = int8(weights >> 8);
-            float w2 = int8(weights >> 16);
-            float w3 = int8(weights >> 24);
-            int c0 = 4 * k;
-            // Past the end of a row the weights are 0; the activations are read from the last column instead.
-            int c1 = c0 + 1 < cols ? c0 + 1 : cols - 1;
-            int c2 = c0 + 2 < cols ? c0 + 2 : cols - 1;
-            int c3 = c0 + 3 < cols ? c0 + 3 : cols - 1;
-            sum0 += w0 * a.get(row0 + c0) + w1 * a.get(row0 + c1) + w2 * a.get(row0 + c2) + w3 * a.get(row0 + c3);
-            sum1 += w0 * a.get(row1 + c0) + w1 * a.get(row1 + c1) + w2 * a.get(row1 + c2) + w3 * a.get(row1 + c3);
-            sum2 += w0 * a.get(row2 + c0) + w1 * a.get(row2 + c1) + w2 * a.get(row2 + c2) + w3 * a.get(row2 + c3);
-            sum3 += w0 * a.get(row3 + c0) + w1 * a.get(row3 + c1) + w2 * a.get(row3 + c2) + w3 * a.get(row3 + c3);
-            sum4 += w0 * a.get(row4 + c0) + w1 * a.get(row4 + c1) + w2 * a.get(row4 + c2) + w3 * a.get(row4 + c3);
-            sum5 += w0 * a.get(row5 + c0) + w1 * a.get(row5 + c1) + w2 * a.get(row5 + c2) + w3 * a.get(row5 + c3);
-            sum6 += w0 * a.get(row6 + c0) + w1 * a.get(row6 + c1) + w2 * a.get(row6 + c2) + w3 * a.get(row6 + c3);
-            sum7 += w0 * a.get(row7 + c0) + w1 * a.get(row7 + c1) + w2 * a.get(row7 + c2) + w3 * a.get(row7 + c3);
+        for (int first = 0; first < end; first += groupInts) {
+            int scaleAt = scaleFrom + first / groupInts * rows;
+            int last = first + groupInts < end ? first + groupInts : end;
+            int zero = Pairs.zeroPoint(zeroPoints, scaleAt, form);
+            float dot0 = 0.0f;
+            float dot1 = 0.0f;
+            float dot2 = 0.0f;
+            float dot3 = 0.0f;
+            float dot4 = 0.0f;
+            float dot5 = 0.0f;
+            float dot6 = 0.0f;
+            float dot7 = 0.0f;
+            for (int k = first + slice; k < last; k += SLICES) {
+                int weights = b.get(from + k * rows);
+                int c = 4 * k;
+                float w0 = weight(weights, zero, c, cols);
+                float w1 = weight(weights >> 8, zero, c + 1, cols);
+                float w2 = weight(weights >> 16, zero, c + 2, cols);
+                float w3 = weight(weights >> 24, zero, c + 3, cols);
+                dot0 = plus4(dot0, a, row0, c, cols, w0, w1, w2, w3);
+                dot1 = plus4(dot1, a, row1, c, cols, w0, w1, w2, w3);
+                dot2 = plus4(dot2, a, row2, c, cols, w0, w1, w2, w3);
+                dot3 = plus4(dot3, a, row3, c, cols, w0, w1, w2, w3);
+                dot4 = plus4(dot4, a, row4, c, cols, w0, w1, w2, w3);
+                dot5 = plus4(dot5, a, row5, c, cols, w0, w1, w2, w3);
+                dot6 = plus4(dot6, a, row6, c, cols, w0, w1, w2, w3);
+                dot7 = plus4(dot7, a, row7, c, cols, w0, w1, w2, w3);
+            }
+            float scale = bScales.get(scaleAt);
+            sum0 += dot0 * scale;
+            sum1 += dot1 * scale;
+            sum2 += dot2 * scale;
+            sum3 += dot3 * scale;
+            sum4 += dot4 * scale;
+            sum5 += dot5 * scale;
+            sum6 += dot6 * scale;
+            sum7 += dot7 * scale;
         }
-        int own = slice * BLOCK * ROWS + lane;
         sums[own] = sum0;
         sums[own + ROWS] = sum1;
         sums[own + 2 * ROWS] = sum2;
@@ -348,27 +415,25 @@ public final class GemmKernels {
         sums[own + 7 * ROWS] = sum7;
         ctx.localBarrier();
         // As many work-items as outputs of the group: item lid has token slice and row lane.
-        float total = 0.0f;
+        float value = 0.0f;
         for (int s = 0; s < SLICES; s++) {
-            total += sums[s * BLOCK * ROWS + lid];
+            value += sums[s * BLOCK * ROWS + lid];
         }
-        int pair = active == 1 ? sortedIds.get(place + slice) : pairs;
-        if (pair < pairs && n < rows) {
-            float value = 0.0f;
-            if (expert >= 0) {
-                value = total * bScales.get(expert * rows + n);
-                if (weighted == 2) {
-                    value = value * topkWeights.get(pair);
-                }
-                if (biased == 1) {
-                    value = value + bias.get(expert * rows + n);
-                }
-            }
-            if (weighted == 1) {
-                value = value * topkWeights.get(pair);
-            }
-            out.set(pair * rows + n, value);
-        }
+        int pair = Pairs.at(sortedIds, place + slice, active, pairs);
+        Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n, value);
+    }
+
+    /** A weight less its zero point; 0 past the end of a row. */
+    static float weight(int word, int zero, int c, int cols) {
+        return c < cols ? int8(word) - zero : 0;
+    }
+
+    /** A sum and four products. Past the end of a row, where weights are 0, the last activation stands in. */
+    static float plus4(float sum, FloatArray a, int at, int c, int cols, float w0, float w1, float w2, float w3) {
+        int c1 = c + 1 < cols ? c + 1 : cols - 1;
+        int c2 = c + 2 < cols ? c + 2 : cols - 1;
+        int c3 = c + 3 < cols ? c + 3 : cols - 1;
+        return sum + w0 * a.get(at + c) + w1 * a.get(at + c1) + w2 * a.get(at + c2) + w3 * a.get(at + c3);
     }
 
     static int product4(int x, int y) {

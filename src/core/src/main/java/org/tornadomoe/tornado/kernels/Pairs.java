@@ -40,6 +40,16 @@ public final class Pairs {
         return pair < pairs ? pair / pairsPerRow : 0;
     }
 
+    /** The row of activations of the pair at a place. */
+    static int rowAt(IntArray sortedIds, int place, int active, int pairs, int topK, int form) {
+        return row(at(sortedIds, place, active, pairs), pairs, topK, form);
+    }
+
+    /** A zero point, where the form has them. */
+    static int zeroPoint(FloatArray zeroPoints, int at, int form) {
+        return (form & ZERO_POINTS) != 0 ? (int) zeroPoints.get(at) : 0;
+    }
+
     /**
      * Writes the output of a pair and a weight row, if they exist: a scaled sum, plus {@code bias[e][n]} if the form
      * has that and the expert exists, times the pair's router weight.

@@ -72,7 +72,7 @@ public final class PanelFloatKernels {
         float[] dots = new float[FEW];
         float[] totals = new float[FEW];
         for (int p = 0; p < FEW; p++) {
-            at[p] = Pairs.row(Pairs.at(sortedIds, place + p, active, pairs), pairs, topK, form) * cols;
+            at[p] = Pairs.rowAt(sortedIds, place + p, active, pairs, topK, form) * cols;
             totals[p] = 0.0f;
         }
         int second = Pairs.at(sortedIds, place + 1, active, pairs);
@@ -86,16 +86,16 @@ public final class PanelFloatKernels {
         if (second >= pairs) {
             for (int g = 0; g * groupInts < end; g++) {
                 int last = (g + 1) * groupInts < end ? (g + 1) * groupInts : end;
-                int zero = zeroPoint(zeroPoints, scaleFrom + g * rows, form);
+                int zero = Pairs.zeroPoint(zeroPoints, scaleFrom + g * rows, form);
                 dots[0] = 0.0f;
                 for (int k = g * groupInts + slice; k < last; k += SLICES) {
                     int weights = b.get(from + k * PANEL);
                     int c = 4 * k;
-                    float w0 = weight(weights, zero, c, cols);
-                    float w1 = weight(weights >> 8, zero, c + 1, cols);
-                    float w2 = weight(weights >> 16, zero, c + 2, cols);
-                    float w3 = weight(weights >> 24, zero, c + 3, cols);
-                    dots[0] = plus4(dots[0], a, at[0], c, cols, w0, w1, w2, w3);
+                    float w0 = GemmKernels.weight(weights, zero, c, cols);
+                    float w1 = GemmKernels.weight(weights >> 8, zero, c + 1, cols);
+                    float w2 = GemmKernels.weight(weights >> 16, zero, c + 2, cols);
+                    float w3 = GemmKernels.weight(weights >> 24, zero, c + 3, cols);
+                    dots[0] = GemmKernels.plus4(dots[0], a, at[0], c, cols, w0, w1, w2, w3);
                 }
                 float scale = bScales.get(scaleFrom + g * rows);
                 totals[0] += dots[0] * scale;
@@ -104,19 +104,19 @@ public final class PanelFloatKernels {
         } else if (fifth >= pairs) {
             for (int g = 0; g * groupInts < end; g++) {
                 int last = (g + 1) * groupInts < end ? (g + 1) * groupInts : end;
-                int zero = zeroPoint(zeroPoints, scaleFrom + g * rows, form);
+                int zero = Pairs.zeroPoint(zeroPoints, scaleFrom + g * rows, form);
                 for (int p = 0; p < 4; p++) {
                     dots[p] = 0.0f;
                 }
                 for (int k = g * groupInts + slice; k < last; k += SLICES) {
                     int weights = b.get(from + k * PANEL);
                     int c = 4 * k;
-                    float w0 = weight(weights, zero, c, cols);
-                    float w1 = weight(weights >> 8, zero, c + 1, cols);
-                    float w2 = weight(weights >> 16, zero, c + 2, cols);
-                    float w3 = weight(weights >> 24, zero, c + 3, cols);
+                    float w0 = GemmKernels.weight(weights, zero, c, cols);
+                    float w1 = GemmKernels.weight(weights >> 8, zero, c + 1, cols);
+                    float w2 = GemmKernels.weight(weights >> 16, zero, c + 2, cols);
+                    float w3 = GemmKernels.weight(weights >> 24, zero, c + 3, cols);
                     for (int p = 0; p < 4; p++) {
-                        dots[p] = plus4(dots[p], a, at[p], c, cols, w0, w1, w2, w3);
+                        dots[p] = GemmKernels.plus4(dots[p], a, at[p], c, cols, w0, w1, w2, w3);
                     }
                 }
                 float scale = bScales.get(scaleFrom + g * rows);
@@ -130,19 +130,19 @@ public final class PanelFloatKernels {
         } else {
             for (int g = 0; g * groupInts < end; g++) {
                 int last = (g + 1) * groupInts < end ? (g + 1) * groupInts : end;
-                int zero = zeroPoint(zeroPoints, scaleFrom + g * rows, form);
+                int zero = Pairs.zeroPoint(zeroPoints, scaleFrom + g * rows, form);
                 for (int p = 0; p < FEW; p++) {
                     dots[p] = 0.0f;
                 }
                 for (int k = g * groupInts + slice; k < last; k += SLICES) {
                     int weights = b.get(from + k * PANEL);
                     int c = 4 * k;
-                    float w0 = weight(weights, zero, c, cols);
-                    float w1 = weight(weights >> 8, zero, c + 1, cols);
-                    float w2 = weight(weights >> 16, zero, c + 2, cols);
-                    float w3 = weight(weights >> 24, zero, c + 3, cols);
+                    float w0 = GemmKernels.weight(weights, zero, c, cols);
+                    float w1 = GemmKernels.weight(weights >> 8, zero, c + 1, cols);
+                    float w2 = GemmKernels.weight(weights >> 16, zero, c + 2, cols);
+                    float w3 = GemmKernels.weight(weights >> 24, zero, c + 3, cols);
                     for (int p = 0; p < FEW; p++) {
-                        dots[p] = plus4(dots[p], a, at[p], c, cols, w0, w1, w2, w3);
+                        dots[p] = GemmKernels.plus4(dots[p], a, at[p], c, cols, w0, w1, w2, w3);
                     }
                 }
                 float scale = bScales.get(scaleFrom + g * rows);
@@ -217,13 +217,13 @@ public final class PanelFloatKernels {
                 sums[r * MANY + p] = 0.0f;
             }
         }
-        int row = Pairs.row(Pairs.at(sortedIds, place + lane / 4, active, pairs), pairs, topK, form) * cols;
+        int row = Pairs.rowAt(sortedIds, place + lane / 4, active, pairs, topK, form) * cols;
         for (int first = 0; first < end; first += groupInts) {
             int last = first + groupInts < end ? first + groupInts : end;
             // A row's only scale multiplies its sum, not its weights.
             for (int r = 0; r < LANE_ROWS; r++) {
                 scale[r] = groups == 1 ? 1.0f : bScales.get(scaleAt[r] + first / groupInts * rows);
-                zero[r] = zeroPoint(zeroPoints, scaleAt[r] + first / groupInts * rows, form);
+                zero[r] = Pairs.zeroPoint(zeroPoints, scaleAt[r] + first / groupInts * rows, form);
             }
             for (int k = first; k < last; k += CHUNK) {
                 int steps = last - k < CHUNK ? last - k : CHUNK;
@@ -262,23 +262,5 @@ public final class PanelFloatKernels {
                 Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n + r, value);
             }
         }
-    }
-
-    private static int zeroPoint(FloatArray zeroPoints, int at, int form) {
-        return (form & Pairs.ZERO_POINTS) != 0 ? (int) zeroPoints.get(at) : 0;
-    }
-
-    /** A weight less its zero point; 0 past the end of a row. */
-    private static float weight(int word, int zero, int c, int cols) {
-        return c < cols ? GemmKernels.int8(word) - zero : 0;
-    }
-
-    /** A sum and four products. Past the end of a row, where weights are 0, the last activation stands in. */
-    private static float plus4(
-            float sum, FloatArray a, int at, int c, int cols, float w0, float w1, float w2, float w3) {
-        int c1 = c + 1 < cols ? c + 1 : cols - 1;
-        int c2 = c + 2 < cols ? c + 2 : cols - 1;
-        int c3 = c + 3 < cols ? c + 3 : cols - 1;
-        return sum + w0 * a.get(at + c) + w1 * a.get(at + c1) + w2 * a.get(at + c2) + w3 * a.get(at + c3);
     }
 }

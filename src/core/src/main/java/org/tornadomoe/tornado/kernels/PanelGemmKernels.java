@@ -119,7 +119,7 @@ public final class PanelGemmKernels {
         int scaleFrom = expert * groups * scaleRows + (n < rows ? n : rows - 1) / rowsPerScale;
         int[] at = new int[FEW];
         for (int p = 0; p < FEW; p++) {
-            at[p] = Pairs.row(Pairs.at(sortedIds, place + p, active, pairs), pairs, topK, form);
+            at[p] = Pairs.rowAt(sortedIds, place + p, active, pairs, topK, form);
         }
         int second = Pairs.at(sortedIds, place + 1, active, pairs);
         int fifth = Pairs.at(sortedIds, place + 4, active, pairs);
@@ -327,8 +327,8 @@ public final class PanelGemmKernels {
                 totals[p * TILE_ROWS + r * PANEL + lane] = 0.0f;
             }
         }
-        int row = Pairs.row(Pairs.at(sortedIds, place + lane / 4, active, pairs), pairs, topK, form) * kInts;
-        int scaled = Pairs.row(Pairs.at(sortedIds, place + lane % MANY, active, pairs), pairs, topK, form) * groups;
+        int row = Pairs.rowAt(sortedIds, place + lane / 4, active, pairs, topK, form) * kInts;
+        int scaled = Pairs.rowAt(sortedIds, place + lane % MANY, active, pairs, topK, form) * groups;
         for (int first = 0; first < end; first += groupInts) {
             int group = first / groupInts;
             int last = first + groupInts < end ? first + groupInts : end;
