@@ -118,10 +118,7 @@ public final class ActivationKernels {
         float[] magnitudes = ctx.allocateFloatLocalArray(ROW_GROUP);
         int lane = ctx.localIdx;
         int row = ctx.groupIdx;
-        int active = row < header.get(0) * rowsPerHeader ? 1 : 0;
-        if (active == 1) {
-            active = keys.get(row) >= 0 ? 1 : 0;
-        }
+        int active = QuantizeKernels.active(header, keys, row, rowsPerHeader, 1);
         int ints = active * rowInts;
         int from = row * cols;
         float magnitude = 1.0e-10f;
@@ -152,14 +149,7 @@ public final class ActivationKernels {
         magnitude = magnitudes[0];
         float inverse = 127.0f / magnitude;
         for (int i = lane; i < ints; i += ROW_GROUP) {
-            int packed = 0;
-            for (int b = 0; b < 4; b++) {
-                int c = 4 * i + b;
-                if (c < cols) {
-                    packed |= (QuantizeKernels.roundHalfAway(activated.get(from + c) * inverse) & 0xFF) << (8 * b);
-                }
-            }
-            quantized.set(row * rowInts + i, packed);
+            quantized.set(row * rowInts + i, QuantizeKernels.rounded4(activated, from, 4 * i, cols, 1.0f, inverse));
         }
         if (lane == 0 && active == 1) {
             scales.set(row, magnitude / 127.0f);

@@ -7,8 +7,11 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /** Floats as digits of int8, for products of int8: what {@link FragmentGemmKernels} multiplies. */
 public final class DigitKernels {
+    /** Digits of an activation in float, of 8 bits each, the highest first. */
+    public static final int PLANES = 3;
+
     /** Work-items of a group. */
-    public static final int GROUP = 128;
+    public static final int GROUP = QuantizeKernels.GROUP;
 
     /** The greatest magnitude of digits: 127 · 2^16. */
     private static final float MOST = 8323072.0f;
@@ -16,7 +19,7 @@ public final class DigitKernels {
     private DigitKernels() {}
 
     /**
-     * Rows in float as {@value FragmentGemmKernels#PLANES} digits to the base of 256 from -128 to 127 each, of whole
+     * Rows in float as {@value #PLANES} digits to the base of 256 from -128 to 127 each, of whole
      * numbers of which the greatest of a row has the magnitude 127 · 2^16: to the precision of a float, relative to the
      * row's greatest.
      *
@@ -48,21 +51,11 @@ public final class DigitKernels {
         float[] magnitudes = ctx.allocateFloatLocalArray(GROUP);
         int lane = ctx.localIdx;
         int row = ctx.groupIdx;
-        int active = row < header.get(0) * rowsPerToken ? 1 : 0;
-        if (keyed == 1 && active == 1) {
-            active = keys.get(row) >= 0 ? 1 : 0;
-        }
-        float weight = 1.0f;
-        if (weighted == 1 && active == 1) {
-            weight = weights.get(row);
-        }
+        int active = QuantizeKernels.active(header, keys, row, rowsPerToken, keyed);
+        float weight = QuantizeKernels.weight(weights, row, active, weighted);
         int end = active * cols;
         int from = QuantizeKernels.valuesRow(row, rowsPerToken, weighted) * cols;
-        float magnitude = 1.0e-30f;
-        for (int c = lane; c < end; c += GROUP) {
-            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
-        }
-        magnitudes[lane] = magnitude;
+        magnitudes[lane] = QuantizeKernels.magnitude(values, from + lane, from + end, weight, 1.0e-30f);
         for (int stride = GROUP / 2; stride > 0; stride >>= 1) {
             ctx.localBarrier();
             if (lane < stride) {
@@ -70,11 +63,11 @@ public final class DigitKernels {
             }
         }
         ctx.localBarrier();
-        magnitude = magnitudes[0];
+        float magnitude = magnitudes[0];
         float inverse = MOST / magnitude;
         int chunks = (cols + FragmentGemmKernels.CHUNK - 1) / FragmentGemmKernels.CHUNK;
         int plane = chunks * 16;
-        int to = row * FragmentGemmKernels.PLANES * chunks * 17;
+        int to = row * PLANES * chunks * 17;
         for (int i = lane; i < active * plane; i += GROUP) {
             int high = 0;
             int middle = 0;
@@ -97,7 +90,7 @@ public final class DigitKernels {
         }
         if (summed == 1) {
             ctx.globalBarrier();
-            for (int f = lane; f < active * FragmentGemmKernels.PLANES * chunks; f += GROUP) {
+            for (int f = lane; f < active * PLANES * chunks; f += GROUP) {
                 int sum = 0;
                 for (int i = 0; i < 16; i++) {
                     int four = digits.get(to + 16 * f + i);
@@ -106,7 +99,7 @@ public final class DigitKernels {
                             + GemmKernels.int8(four >> 16)
                             + GemmKernels.int8(four >> 24);
                 }
-                digits.set(to + FragmentGemmKernels.PLANES * plane + f, sum);
+                digits.set(to + PLANES * plane + f, sum);
             }
         }
         if (lane == 0 && active == 1) {

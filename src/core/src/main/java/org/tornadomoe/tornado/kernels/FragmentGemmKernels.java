@@ -13,8 +13,8 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * <p>Two kernels, by the pairs of a block: {@link #few} and {@link #many}. A layer has both in its graph, and in a call
  * one of them has nothing to do. They give the same bits.
  *
- * <p>Activations in float are {@value #PLANES} digits of int8 each ({@link DigitKernels#split}), which the same
- * instructions multiply one after the other.
+ * <p>Activations in float are {@value DigitKernels#PLANES} digits of int8 each ({@link DigitKernels#split}), which the
+ * same instructions multiply one after the other.
  *
  * <p>Layout of the weights: {@code [E][strips of 64 rows][chunks of 64 k][2 steps of 32 k][8 panels of 8 rows][64
  * ints]}, so that a chunk of a strip lies in local memory as it comes from the device's. Int {@code 4(k / 2) + n / 2}
@@ -63,9 +63,6 @@ public final class FragmentGemmKernels {
     /** Sums of a tile of {@link #many}. */
     public static final int MANY_SUMS = MANY * MANY_ROWS;
 
-    /** Digits of an activation in float, of 8 bits each, the highest first. */
-    public static final int PLANES = 3;
-
     private FragmentGemmKernels() {}
 
     /**
@@ -105,7 +102,7 @@ public final class FragmentGemmKernels {
         int warp = lid / 32;
         // Where a warp's weights are in the tile, in bytes; a step's are 2048 after the last one's.
         int bAt = warp * 512;
-        int planes = (form & Pairs.DIGITS) != 0 ? PLANES : 1;
+        int planes = (form & Pairs.DIGITS) != 0 ? DigitKernels.PLANES : 1;
         int rowInts = planes * chunks * ((form & Pairs.DIGITS) != 0 ? 17 : 16);
         int groups = (chunks + groupChunks - 1) / groupChunks;
         int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
@@ -328,7 +325,7 @@ public final class FragmentGemmKernels {
         // Where a warp's operands are in the tiles, in bytes; the second step's are half a tile or half a strip on.
         int aAt = warp / 4 * 1024;
         int bAt = warp % 4 / 2 * 4096 + warp % 2 * 1024;
-        int planes = (form & Pairs.DIGITS) != 0 ? PLANES : 1;
+        int planes = (form & Pairs.DIGITS) != 0 ? DigitKernels.PLANES : 1;
         int rowInts = planes * chunks * ((form & Pairs.DIGITS) != 0 ? 17 : 16);
         int groups = (chunks + groupChunks - 1) / groupChunks;
         int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;

@@ -376,14 +376,12 @@ public final class PanelGemmKernels {
         }
     }
 
-    /**
-     * A sum and the products of four int8 values each. See {@link GemmKernels#int8} for why not with a pair of shifts.
-     */
+    /** A sum and the products of four int8 values each. */
     private static int plus4(int sum, int x, int y) {
         return sum
-                + (((x & 0xFF) ^ 0x80) - 0x80) * (((y & 0xFF) ^ 0x80) - 0x80)
-                + ((((x >> 8) & 0xFF) ^ 0x80) - 0x80) * ((((y >> 8) & 0xFF) ^ 0x80) - 0x80)
-                + ((((x >> 16) & 0xFF) ^ 0x80) - 0x80) * ((((y >> 16) & 0xFF) ^ 0x80) - 0x80)
-                + ((((x >> 24) & 0xFF) ^ 0x80) - 0x80) * ((((y >> 24) & 0xFF) ^ 0x80) - 0x80);
+                + GemmKernels.int8(x) * GemmKernels.int8(y)
+                + GemmKernels.int8(x >> 8) * GemmKernels.int8(y >> 8)
+                + GemmKernels.int8(x >> 16) * GemmKernels.int8(y >> 16)
+                + GemmKernels.int8(x >> 24) * GemmKernels.int8(y >> 24);
     }
 }

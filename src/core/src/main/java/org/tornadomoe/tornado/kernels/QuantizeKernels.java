@@ -45,21 +45,11 @@ public final class QuantizeKernels {
         float[] magnitudes = ctx.allocateFloatLocalArray(GROUP);
         int lane = ctx.localIdx;
         int row = ctx.groupIdx;
-        int active = row < header.get(0) * rowsPerToken ? 1 : 0;
-        if (keyed == 1 && active == 1) {
-            active = keys.get(row) >= 0 ? 1 : 0;
-        }
-        float weight = 1.0f;
-        if (weighted == 1 && active == 1) {
-            weight = weights.get(row);
-        }
+        int active = active(header, keys, row, rowsPerToken, keyed);
+        float weight = weight(weights, row, active, weighted);
         int end = active * cols;
         int from = valuesRow(row, rowsPerToken, weighted) * cols;
-        float magnitude = 1.0e-10f;
-        for (int c = lane; c < end; c += GROUP) {
-            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
-        }
-        magnitudes[lane] = magnitude;
+        magnitudes[lane] = magnitude(values, from + lane, from + end, weight, 1.0e-10f);
         for (int stride = GROUP / 2; stride > 0; stride >>= 1) {
             ctx.localBarrier();
             if (lane < stride) {
@@ -67,18 +57,11 @@ public final class QuantizeKernels {
             }
         }
         ctx.localBarrier();
-        magnitude = magnitudes[0];
+        float magnitude = magnitudes[0];
         float inverse = 127.0f / magnitude;
         int ints = active * rowInts;
         for (int i = lane; i < ints; i += GROUP) {
-            int packed = 0;
-            for (int b = 0; b < 4; b++) {
-                int c = 4 * i + b;
-                if (c < cols) {
-                    packed |= (roundHalfAway(values.get(from + c) * weight * inverse) & 0xFF) << (8 * b);
-                }
-            }
-            quantized.set(row * rowInts + i, packed);
+            quantized.set(row * rowInts + i, rounded4(values, from, 4 * i, cols, weight, inverse));
         }
         if (lane == 0 && active == 1) {
             scales.set(row, magnitude / 127.0f);
@@ -87,7 +70,8 @@ public final class QuantizeKernels {
 
     /**
      * The greatest magnitude of each row, 0 for one that isn't there. With {@link #tensorScale} after it the one scale
-     * of all rows is found; a maximum is the same in any order.
+     * of all rows is found; a maximum is the same in any order. The parameters are those of {@link #quantizeRows}, but
+     * for:
      *
      * <p>Grid: one group of {@link #GROUP} work-items a row; there are {@code header[0] · rowsPerToken} rows. Costs
      * 4·cols bytes a row.
@@ -108,22 +92,11 @@ public final class QuantizeKernels {
         float[] greatest = ctx.allocateFloatLocalArray(GROUP);
         int lane = ctx.localIdx;
         int row = ctx.groupIdx;
-        int inside = row < header.get(0) * rowsPerToken ? 1 : 0;
-        int active = inside;
-        if (keyed == 1 && inside == 1) {
-            active = keys.get(row) >= 0 ? 1 : 0;
-        }
-        float weight = 1.0f;
-        if (weighted == 1 && active == 1) {
-            weight = weights.get(row);
-        }
+        int active = active(header, keys, row, rowsPerToken, keyed);
+        float weight = weight(weights, row, active, weighted);
         int end = active * cols;
         int from = valuesRow(row, rowsPerToken, weighted) * cols;
-        float magnitude = 0.0f;
-        for (int c = lane; c < end; c += GROUP) {
-            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
-        }
-        greatest[lane] = magnitude;
+        greatest[lane] = magnitude(values, from + lane, from + end, weight, 0.0f);
         for (int stride = GROUP / 2; stride > 0; stride >>= 1) {
             ctx.localBarrier();
             if (lane < stride) {
@@ -131,7 +104,7 @@ public final class QuantizeKernels {
             }
         }
         ctx.localBarrier();
-        if (lane == 0 && inside == 1) {
+        if (lane == 0 && row < header.get(0) * rowsPerToken) {
             magnitudes.set(row, greatest[0]);
         }
     }
@@ -141,6 +114,7 @@ public final class QuantizeKernels {
      *
      * <p>Grid: one group of {@link #GROUP} work-items. Costs 4 bytes a row.
      *
+     * @param header [0] · {@code rowsPerToken} rows
      * @param magnitudes [rows]
      * @param scale [1], written
      */
@@ -192,28 +166,15 @@ public final class QuantizeKernels {
             int weighted) {
         int lane = ctx.localIdx;
         int row = ctx.groupIdx;
-        int active = row < header.get(0) * rowsPerToken ? 1 : 0;
-        if (keyed == 1 && active == 1) {
-            active = keys.get(row) >= 0 ? 1 : 0;
-        }
-        float weight = 1.0f;
-        if (weighted == 1 && active == 1) {
-            weight = weights.get(row);
-        }
+        int active = active(header, keys, row, rowsPerToken, keyed);
+        float weight = weight(weights, row, active, weighted);
         float one = scale.get(0);
         float power = powerOfTwo(one);
         int divisor = mantissa(one, power);
         int from = valuesRow(row, rowsPerToken, weighted) * cols;
         int ints = active * rowInts;
         for (int i = lane; i < ints; i += GROUP) {
-            int packed = 0;
-            for (int b = 0; b < 4; b++) {
-                int c = 4 * i + b;
-                if (c < cols) {
-                    packed |= (quotient(values.get(from + c) * weight, power, divisor, 1) & 0xFF) << (8 * b);
-                }
-            }
-            quantized.set(row * rowInts + i, packed);
+            quantized.set(row * rowInts + i, quotients4(values, from, 4 * i, cols, weight, power, divisor, 1));
         }
         if (lane == 0 && active == 1) {
             scales.set(row, one);
@@ -252,22 +213,12 @@ public final class QuantizeKernels {
         int groups = (cols + group - 1) / group;
         int row = ctx.groupIdx / groups;
         int first = ctx.groupIdx % groups * group;
-        int active = row < header.get(0) * rowsPerToken ? 1 : 0;
-        if (keyed == 1 && active == 1) {
-            active = keys.get(row) >= 0 ? 1 : 0;
-        }
-        float weight = 1.0f;
-        if (weighted == 1 && active == 1) {
-            weight = weights.get(row);
-        }
+        int active = active(header, keys, row, rowsPerToken, keyed);
+        float weight = weight(weights, row, active, weighted);
         int last = first + group < cols ? first + group : cols;
         int end = active * last;
         int from = valuesRow(row, rowsPerToken, weighted) * cols;
-        float magnitude = 1.0e-10f;
-        for (int c = first + lane; c < end; c += GROUP) {
-            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(from + c) * weight));
-        }
-        magnitudes[lane] = magnitude;
+        magnitudes[lane] = magnitude(values, from + first + lane, from + end, weight, 1.0e-10f);
         for (int stride = GROUP / 2; stride > 0; stride >>= 1) {
             ctx.localBarrier();
             if (lane < stride) {
@@ -280,23 +231,66 @@ public final class QuantizeKernels {
         int divisor = mantissa(scale, power);
         int ints = active * ((last + 3) / 4);
         for (int i = first / 4 + lane; i < ints; i += GROUP) {
-            int packed = 0;
-            for (int b = 0; b < 4; b++) {
-                int c = 4 * i + b;
-                if (c < cols) {
-                    packed |= (quotient(values.get(from + c) * weight, power, divisor, nearest) & 0xFF) << (8 * b);
-                }
-            }
-            quantized.set(row * rowInts + i, packed);
+            quantized.set(row * rowInts + i, quotients4(values, from, 4 * i, cols, weight, power, divisor, nearest));
         }
         if (lane == 0 && active == 1) {
             scales.set(ctx.groupIdx, scale);
         }
     }
 
+    /** 1 for a row that is there, else 0. */
+    static int active(IntArray header, IntArray keys, int row, int rowsPerToken, int keyed) {
+        int active = row < header.get(0) * rowsPerToken ? 1 : 0;
+        if (keyed == 1 && active == 1) {
+            active = keys.get(row) >= 0 ? 1 : 0;
+        }
+        return active;
+    }
+
+    /** What a row is multiplied by first. */
+    static float weight(FloatArray weights, int row, int active, int weighted) {
+        float weight = 1.0f;
+        if (weighted == 1 && active == 1) {
+            weight = weights.get(row);
+        }
+        return weight;
+    }
+
+    /** The greatest magnitude, times the weight, of every {@link #GROUP}th value; at least {@code least}. */
+    static float magnitude(FloatArray values, int from, int end, float weight, float least) {
+        float magnitude = least;
+        for (int at = from; at < end; at += GROUP) {
+            magnitude = TornadoMath.max(magnitude, TornadoMath.abs(values.get(at) * weight));
+        }
+        return magnitude;
+    }
+
     /** Where a row's values are: with {@code weighted} 1 they are its token's, which all of the token's rows share. */
     static int valuesRow(int row, int rowsPerToken, int weighted) {
         return weighted == 1 ? row / rowsPerToken : row;
+    }
+
+    /** Columns {@code first} to first + 3 of a row as an int, rounded half away from zero; 0 past its end. */
+    static int rounded4(FloatArray values, int from, int first, int cols, float weight, float inverse) {
+        int packed = 0;
+        for (int b = 0; b < 4; b++) {
+            if (first + b < cols) {
+                packed |= (roundHalfAway(values.get(from + first + b) * weight * inverse) & 0xFF) << (8 * b);
+            }
+        }
+        return packed;
+    }
+
+    /** As {@link #rounded4}, by {@link #quotient}. */
+    private static int quotients4(
+            FloatArray values, int from, int first, int cols, float weight, float power, int divisor, int nearest) {
+        int packed = 0;
+        for (int b = 0; b < 4; b++) {
+            if (first + b < cols) {
+                packed |= (quotient(values.get(from + first + b) * weight, power, divisor, nearest) & 0xFF) << (8 * b);
+            }
+        }
+        return packed;
     }
 
     /**

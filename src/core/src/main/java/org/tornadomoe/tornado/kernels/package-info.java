@@ -1,6 +1,7 @@
 /**
- * Device code, and nothing else: static methods over {@code KernelContext} and TornadoVM's native arrays. A kernel's
- * Javadoc states its grid, its work-group, the layout of every array and what it costs.
+ * Device code: static methods over {@code KernelContext} and TornadoVM's native arrays, and texts in other languages,
+ * which {@link KernelSource} reads. A kernel's Javadoc states its grid, its work-group, the layout of every array and
+ * what it costs.
  *
  * <p>Rules that hold for every kernel here: sizes that change from call to call are read from the {@code header} array,
  * because scalar parameters are constants of the compiled kernel; every work-item of a group reaches every barrier, so

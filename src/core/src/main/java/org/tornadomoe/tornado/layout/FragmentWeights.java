@@ -5,6 +5,7 @@ import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.tornado.kernels.DigitKernels;
 import org.tornadomoe.tornado.kernels.FragmentGemmKernels;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
@@ -32,7 +33,7 @@ public record FragmentWeights(boolean digits) implements WeightLayout {
     /** Digits have a sum for each chunk besides. */
     @Override
     public int rowInts(int cols) {
-        return chunks(cols) * (digits ? FragmentGemmKernels.PLANES * (ROW_INTS + 1) : ROW_INTS);
+        return chunks(cols) * (digits ? DigitKernels.PLANES * (ROW_INTS + 1) : ROW_INTS);
     }
 
     @Override
