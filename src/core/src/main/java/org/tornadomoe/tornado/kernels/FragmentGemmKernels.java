@@ -287,6 +287,7 @@ public final class FragmentGemmKernels {
      * @param topkWeights [P]
      * @param sums [groups, {@link #MANY_SUMS}], for the kernel's own use
      * @param out [P, N], written for every pair in {@code sortedIds}
+     * @param rows N
      * @param chunks of a row of K columns
      * @param groupChunks chunks of a group of columns, all if there is one group
      * @param form what else there is, of {@link Pairs}

@@ -53,6 +53,7 @@ public final class GemmKernels {
      * @param bias with {@link Pairs#BIASED} [E, N]; else not looked at
      * @param topkWeights [P]
      * @param out [P, N], written for every pair in {@code sortedIds}
+     * @param rows N
      * @param groupInts ints of a group of columns, of which the last may be short; kInts if there is one group
      * @param form what else there is, of {@link Pairs}
      */
@@ -313,6 +314,7 @@ public final class GemmKernels {
      * but for:
      *
      * @param a [rows of a, cols] in float
+     * @param b [E, ⌈cols / 4⌉, N]
      * @param bScales [E, groups, N]
      * @param zeroPoints with {@link Pairs#ZERO_POINTS} as {@code bScales}, whole numbers; else not looked at
      */

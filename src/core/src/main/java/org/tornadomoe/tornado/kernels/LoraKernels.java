@@ -26,6 +26,7 @@ public final class LoraKernels {
      * @param x [rows, cols]
      * @param a [L, E, S·R, cols]
      * @param shrunk [P, S·R], written for pairs with an adapter
+     * @param pairsPerToken K
      * @param ranks S·R
      * @param experts E, those here
      * @param pairsPerRow pairs that have the same row of x
@@ -89,6 +90,7 @@ public final class LoraKernels {
      * @param shrunk [P, S·R]
      * @param b [L, E, R, N]
      * @param out [P, N], added to
+     * @param pairsPerToken K
      * @param rows N
      * @param rank R
      * @param layout of a row of {@code out}: {@link ActivationKernels#NO_GATE} for S = 1; S = 2 otherwise

@@ -76,6 +76,7 @@ public final class PanelGemmKernels {
      * @param bias with {@link Pairs#BIASED} [E, N]; else not looked at
      * @param topkWeights [P]
      * @param out [P, N], written for every pair in {@code sortedIds}
+     * @param rows N
      * @param groupInts ints of a group of columns, kInts if there is one group
      * @param form what else there is, of {@link Pairs}
      */
@@ -275,7 +276,8 @@ public final class PanelGemmKernels {
      *
      * <p>Grid: groups of {@link #TILE_GROUP} for {@link #TILE_ROWS} weight rows (x) and a block (y). A lane has four
      * rows, each a panel after the last, and all pairs, whose int8 values come through local memory, {@value #CHUNK}
-     * ints of each at a time.
+     * ints of each at a time. Costs K·N bytes of weights a block, from memory once an expert as far as the cache holds
+     * them.
      */
     public static void tile(
             KernelContext ctx,
