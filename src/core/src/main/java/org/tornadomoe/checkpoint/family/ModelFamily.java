@@ -30,7 +30,7 @@ import org.tornadomoe.config.ScoringFunction;
 /**
  * The model families read: what their config.json says about an MoE layer (the model's own code in Hugging Face
  * transformers 5.17 is the source, its configuration classes for what a config.json leaves out; the publisher's own
- * code where transformers has none). How tensors are named and laid out is mostly no matter of the family: the readers of
+ * code where transformers has none). How tensors are named is mostly no matter of the family: the readers of
  * layers try the names that families use. docs/checkpoints.md has the table.
  *
  * <p>A family is one constant, in the words of {@link FamilyTraits}; families that differ in no word but the sizes are
