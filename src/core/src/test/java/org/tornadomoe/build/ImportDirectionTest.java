@@ -55,7 +55,7 @@ public class ImportDirectionTest {
         parallel            config quant kernel host oracle
         observe
         (door)              config quant kernel reference host oracle parallel checkpoint observe
-        spark               config quant kernel host checkpoint checkpoint.file (door)
+        spark               config quant kernel host checkpoint (door)
         cli                 config quant kernel reference tornado tornado.device oracle parallel checkpoint \
                             checkpoint.file tuning (door)
         """);
