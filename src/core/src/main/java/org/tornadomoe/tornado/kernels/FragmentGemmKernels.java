@@ -23,8 +23,13 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  *
  * <p>TornadoVM's 5.2 loads int8 operands at the beginning of a local array only. Its loads of halves, which move the
  * same bits, take an offset, hence the casts. And it lets sums out of a fragment into the device's memory only: a
- * work-group writes a tile's there after each group of columns and reads them after a barrier. As every group has a
- * place for one tile and goes on to another tile, that memory stays in the cache.
+ * work-group writes a tile's there after each group of columns and reads them again. As every group has a place for one
+ * tile and goes on to another tile, that memory stays in the cache. In {@link #few} a lane reads what it wrote itself,
+ * so no warp waits for another: of a fragment at 2 · lane the sums of a row and the next column, and 64 on those of the
+ * row eight below; the totals have a name each, since through PTX an array of them stays in memory. {@link #many} reads
+ * them after a barrier into totals in local memory: sixteen more names in registers made it slower.
+ *
+ * <p>Masks stand for remainders in {@link #few}: PTX's assembler makes a division of each, also by a power of two.
  */
 public final class FragmentGemmKernels {
     /** Sorted pairs of a block of {@link #few}. */
@@ -92,11 +97,10 @@ public final class FragmentGemmKernels {
             int form) {
         int[] aTile = ctx.allocateIntLocalArray(FEW * 2 * CHUNK / 4);
         int[] bTile = ctx.allocateIntLocalArray(STRIP * 2 * CHUNK / 4);
-        int[] pairOf = ctx.allocateIntLocalArray(FEW);
-        int[] zeroSums = ctx.allocateIntLocalArray(FEW);
-        float[] scaleOf = ctx.allocateFloatLocalArray(FEW);
-        int[] zeros = ctx.allocateIntLocalArray(STRIP);
-        float[] scales = ctx.allocateFloatLocalArray(STRIP);
+        int[] zeroSums = ctx.allocateIntLocalArray(2 * FEW);
+        float[] scaleOf = ctx.allocateFloatLocalArray(2 * FEW);
+        int[] zeros = ctx.allocateIntLocalArray(2 * STRIP);
+        float[] scales = ctx.allocateFloatLocalArray(2 * STRIP);
         float[] totals = ctx.allocateFloatLocalArray(FEW_SUMS);
         int lid = ctx.localIdx;
         int warp = lid / 32;
@@ -110,23 +114,31 @@ public final class FragmentGemmKernels {
         int strips = (rows + STRIP - 1) / STRIP;
         int tiles = header.get(1) == FEW ? padded.get(0) / FEW * strips : 0;
         int sumsFrom = ctx.groupIdx * FEW_SUMS;
+        // Where a lane's sums are; which pair and row the first has.
+        int lane = lid & 31;
+        int to = warp * 256 + 2 * lane;
+        int sumsAt = sumsFrom + to;
+        int placeFrom = lane / 4;
+        int columnFrom = warp * 16 + (lane & 3) * 2;
         for (int tile = ctx.groupIdx; tile < tiles; tile += FEW_GROUPS) {
             int block = tile / strips;
             int strip = tile % strips;
             int expert = expertIds.get(block);
             int own = sortedIds.get(block * FEW + lid / 8);
-            int aFrom = Pairs.row(own, pairs, topK, form) * rowInts + lid % 8 * 2;
-            int aTo = lid % 8 / 4 * 128 + lid / 8 * 8 + lid % 4 * 2;
+            int aFrom = Pairs.row(own, pairs, topK, form) * rowInts + (lid & 7) * 2;
+            int aTo = (lid & 7) / 4 * 128 + lid / 8 * 8 + (lid & 3) * 2;
             int bFrom = expert >= 0 ? (expert * strips + strip) * chunks * CHUNK_INTS + lid : lid;
             int placed = lid < FEW ? sortedIds.get(block * FEW + lid) : pairs;
             int placedRow = Pairs.row(placed, pairs, topK, form);
-            if (lid < FEW) {
-                pairOf[lid] = placed;
-            }
-            for (int i = lid; i < FEW_SUMS; i += FEW_GROUP) {
-                totals[i] = 0.0f;
-            }
-            int n = strip * STRIP + lid % STRIP;
+            float t0 = 0.0f;
+            float t1 = 0.0f;
+            float t2 = 0.0f;
+            float t3 = 0.0f;
+            float t4 = 0.0f;
+            float t5 = 0.0f;
+            float t6 = 0.0f;
+            float t7 = 0.0f;
+            int n = strip * STRIP + (lid & (STRIP - 1));
             int scaleFrom = expert * groups * scaleRows + (n < rows ? n : rows - 1) / rowsPerScale;
 
             // The second of the first two chunks.
@@ -154,19 +166,23 @@ public final class FragmentGemmKernels {
             int d7 = b.get(bAfter + 896);
             int end = expert >= 0 ? planes * groups : 0;
             float unit = planes == 1 ? 1.0f : 65536.0f;
+            int group = 0;
+            int from = 0;
             for (int g = 0; g < end; g++) {
-                int group = g % groups;
-                int first = g / groups * chunks + group * groupChunks;
-                int last = g / groups * chunks + (group + 1 < groups ? (group + 1) * groupChunks : chunks);
+                int first = from + group * groupChunks;
+                int last = group + 1 < groups ? first + groupChunks : from + chunks;
+                // Groups take turns with two halves: a warp may still read the last one's.
+                int half = g & 1;
                 if (lid < FEW) {
-                    scaleOf[lid] = aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
-                    zeroSums[lid] = digitSum(a, placedRow * rowInts + planes * chunks * 16, first, last, form);
+                    scaleOf[half * FEW + lid] =
+                            aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
+                    zeroSums[half * FEW + lid] =
+                            digitSum(a, placedRow * rowInts + planes * chunks * 16, first, last, form);
                 }
                 if (lid < STRIP) {
-                    scales[lid] = bScales.get(scaleFrom + group * scaleRows);
-                    zeros[lid] = Pairs.zeroPoint(zeroPoints, scaleFrom + group * scaleRows, form);
+                    scales[half * STRIP + lid] = bScales.get(scaleFrom + group * scaleRows);
+                    zeros[half * STRIP + lid] = Pairs.zeroPoint(zeroPoints, scaleFrom + group * scaleRows, form);
                 }
-                unit = group + 1 < groups ? unit : unit / 256.0f;
                 int[] s00 = ctx.mmaFragmentInt(0);
                 int[] s01 = ctx.mmaFragmentInt(0);
                 for (int c = first; c < last; c += 2) {
@@ -198,8 +214,10 @@ public final class FragmentGemmKernels {
                     int second = next + 1 < planes * chunks ? next + 1 : next;
                     int aNext = aFrom + next * 16;
                     int aSecond = aFrom + second * 16;
-                    int bNext = bFrom + next % chunks * CHUNK_INTS;
-                    int bSecond = bFrom + second % chunks * CHUNK_INTS;
+                    int bNext = bFrom + (next < from + chunks ? next - from : 0) * CHUNK_INTS;
+                    int bSecond = bFrom
+                            + (second < from + chunks ? second - from : chunks > 1 ? second - from - chunks : 0)
+                                    * CHUNK_INTS;
                     a0 = a.get(aNext);
                     a1 = a.get(aNext + 1);
                     c0 = a.get(aSecond);
@@ -233,33 +251,40 @@ public final class FragmentGemmKernels {
                 int row = sumsFrom / 8 + warp * 32;
                 ctx.mmaStoreInt(s00, sums, row, 0, 8);
                 ctx.mmaStoreInt(s01, sums, row + 16, 0, 8);
-                ctx.globalBarrier();
-
-                int place = lid / 8;
-                int column = lid % 8;
-                // All eight reads are on their way before the first is used.
-                int[] read = new int[8];
-                for (int i = 0; i < 8; i++) {
-                    read[i] = sums.get(sumsFrom + lid + i * FEW_GROUP);
-                }
-                for (int i = 0; i < 8; i++) {
-                    int to = lid + i * FEW_GROUP;
-                    int sum = read[i];
-                    if ((form & Pairs.ZERO_POINTS) != 0) {
-                        sum = sum - zeroSums[place] * zeros[column + 8 * i];
-                    }
-                    totals[to] = totals[to] + sum * scaleOf[place] * scales[column + 8 * i];
-                }
-                ctx.globalBarrier();
+                // A lane reads the sums that it wrote itself, so that no warp waits for another.
+                int p0 = half * FEW + placeFrom;
+                int p1 = p0 + 8;
+                int r0 = half * STRIP + columnFrom;
+                int r1 = r0 + 1;
+                int r2 = r0 + 8;
+                int r3 = r0 + 9;
+                t0 = plus(t0, sums.get(sumsAt), scaleOf[p0], scales[r0], zeroSums[p0] * zeros[r0], form);
+                t1 = plus(t1, sums.get(sumsAt + 1), scaleOf[p0], scales[r1], zeroSums[p0] * zeros[r1], form);
+                t2 = plus(t2, sums.get(sumsAt + 64), scaleOf[p1], scales[r0], zeroSums[p1] * zeros[r0], form);
+                t3 = plus(t3, sums.get(sumsAt + 65), scaleOf[p1], scales[r1], zeroSums[p1] * zeros[r1], form);
+                t4 = plus(t4, sums.get(sumsAt + 128), scaleOf[p0], scales[r2], zeroSums[p0] * zeros[r2], form);
+                t5 = plus(t5, sums.get(sumsAt + 129), scaleOf[p0], scales[r3], zeroSums[p0] * zeros[r3], form);
+                t6 = plus(t6, sums.get(sumsAt + 192), scaleOf[p1], scales[r2], zeroSums[p1] * zeros[r2], form);
+                t7 = plus(t7, sums.get(sumsAt + 193), scaleOf[p1], scales[r3], zeroSums[p1] * zeros[r3], form);
+                group = group + 1 < groups ? group + 1 : 0;
+                from = group == 0 ? from + chunks : from;
+                unit = group == 0 ? unit / 256.0f : unit;
             }
+            totals[to] = t0;
+            totals[to + 1] = t1;
+            totals[to + 64] = t2;
+            totals[to + 65] = t3;
+            totals[to + 128] = t4;
+            totals[to + 129] = t5;
+            totals[to + 192] = t6;
+            totals[to + 193] = t7;
             ctx.localBarrier();
             for (int i = lid; i < FEW_SUMS; i += FEW_GROUP) {
                 int place = i / STRIP;
-                int column = i % STRIP;
-                int fragment = column / 8;
-                int pair = pairOf[place];
-                float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
-                Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n, value);
+                int column = i & (STRIP - 1);
+                int pair = sortedIds.get(block * FEW + place);
+                float value = totals[column / 8 * 128 + place * 8 + (column & 7)];
+                Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, strip * STRIP + column, value);
             }
             ctx.localBarrier();
         }
@@ -482,6 +507,12 @@ public final class FragmentGemmKernels {
             }
             ctx.localBarrier();
         }
+    }
+
+    /** A total and a group's sum, less what zero points add to it, times its scales. */
+    private static float plus(float total, int sum, float scaleA, float scaleB, int zeros, int form) {
+        int rest = (form & Pairs.ZERO_POINTS) != 0 ? sum - zeros : sum;
+        return total + rest * scaleA * scaleB;
     }
 
     /** The sum of a row's digits from chunk {@code first} to {@code last}, where zero points multiply it; else 0. */
