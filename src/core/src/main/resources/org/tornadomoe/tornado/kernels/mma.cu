@@ -155,12 +155,13 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
         afterPredecessor();
     }
     int block = blockIdx.y, first = block * 8;
-    if (first >= m.padded[0]) {
+    int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
+    int places = now(m.padded), tokens = now(m.header), expert = now(m.expertIds + block), p = now(m.sortedIds + first + g);
+    if (first >= places) {
         return;
     }
-    int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
-    int pairs = m.header[0] * m.pairsPerToken, expert = m.expertIds[block], tile = blockIdx.x >> 2;
-    int p = m.sortedIds[first + g], stride = groupsOf(m, tile) * GROUP_BYTES, units = expert < 0 ? 0 : m.chunks;
+    int pairs = tokens * m.pairsPerToken, tile = blockIdx.x >> 2;
+    int stride = groupsOf(m, tile) * GROUP_BYTES, units = expert < 0 ? 0 : m.chunks;
     int packedRows = m.groups * 8;
     int row = p < pairs ? p / m.pairsPerRow : 0;
     const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 3) * 4 * GROUP_BYTES + placeOfLane(lane);
@@ -217,12 +218,20 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
         for (int r = 0; r < 8; r++) {
             int of = __shfl_sync(0xffffffffu, p, 4 * r);
             if (of < pairs) {
-                float inverse;
+                // Values are on their way before what they are divided by.
+                const float *values = m.values + (u64) of * m.depth;
+                int k = 4 * threadIdx.x;
+                float x[4], next[4], inverse;
+                load4(x, values, k, m.depth);
+                load4(next, values, k + 4 * blockDim.x, m.depth);
                 scaleOf(m.amax[of], inverse);
-                for (int k = 4 * threadIdx.x; k < m.chunks * 64; k += 4 * blockDim.x) {
-                    float x[4];
-                    load4(x, m.values + (u64) of * m.depth, k, m.depth);
+                for (; k < m.chunks * 64; k += 4 * blockDim.x) {
                     pack(dynamic + r * rowBytes, m.chunks, k, x, inverse);
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        x[i] = next[i];
+                    }
+                    load4(next, values, k + 8 * blockDim.x, m.depth);
                 }
             }
         }
