@@ -68,8 +68,13 @@ public final class ReferenceGemm {
         Numerics.requireLength("activations", a.length, rows, cols);
         Numerics.requireLength("activation scales", scales.length, rows, grouped ? groups : 1);
         double[] out = new double[Math.multiplyExact(expertOf.length, w.rows())];
-        IntStream.range(0, w.experts() * w.rows()).parallel().forEach(weightRow -> {
-            int e = weightRow / w.rows();
+        // Few tokens of a large layer choose few of its experts; the others' weights are not read.
+        int[] chosen = IntStream.of(expertOf)
+                .filter(e -> e >= 0 && e < w.experts())
+                .distinct()
+                .toArray();
+        IntStream.range(0, chosen.length * w.rows()).parallel().forEach(weightRow -> {
+            int e = chosen[weightRow / w.rows()];
             int n = weightRow % w.rows();
             double[] weights = new double[cols];
             double[] weightScales = new double[groups];
@@ -85,7 +90,7 @@ public final class ReferenceGemm {
                         }
                         total += sum * scales[grouped ? row * groups + g : row] * weightScales[g];
                     }
-                    out[p * w.rows() + n] = total + (bias == null ? 0 : bias[weightRow]);
+                    out[p * w.rows() + n] = total + (bias == null ? 0 : bias[e * w.rows() + n]);
                 }
             }
         });
