@@ -53,6 +53,9 @@ final class ExpertReader {
                     .mapToObj(e -> unscaled.get(e).scaled(each[e]))
                     .toList();
         }
+        if (shape.has(Peculiarity.UP_PLUS_ONE)) {
+            experts = experts.stream().map(Projections::withUpPlusOne).toList();
+        }
         if (shape.has(Peculiarity.ADJUGATES)) {
             experts = withAdjugates(experts);
         }

@@ -29,6 +29,7 @@ final class FusedExperts {
             new Fused("experts.w13", "experts.w2", "_bias"),
             new Fused("mlp1_weight", "mlp2_weight", "_bias"),
             new Fused("experts.fc1.weight", "experts.fc2.weight", ".bias"),
+            new Fused("fc1.weight", "fc2.weight", ".bias"),
             new Fused("input_linear.weight", "output_linear.weight", ".bias"));
 
     /** An expert's gate and up in one module. */

@@ -50,6 +50,9 @@ public final class LayerReader {
     /** What a router begins with whose experts attend to each other. */
     private static final List<String> ATTENTIONS = List.of("router.query_key_value", "gate.query_key_value");
 
+    /** Where routers and experts of several layers are. */
+    private static final String BANKS = "meta_mlp.";
+
     /** Where a model with more than one stack of layers keeps the language model's. */
     private static final List<String> STACKS =
             List.of("model.", "language_model.model.", "model.language_model.", "thinker.model.");
@@ -73,13 +76,17 @@ public final class LayerReader {
      * @throws CheckpointException if one is missing or not what it should be, or the block has one more
      */
     LayerTensors read() {
-        Found found = found();
+        boolean banked = shape.has(Peculiarity.BANKS);
+        Found found = banked ? foundInBank() : found();
         ExpertReader experts = new ExpertReader(reader, found.block);
         RouterWeights router = new RouterReader(reader, found.router, found.block).read();
         Projections shared = experts.shared();
         List<Tensor> fused = new ArrayList<>();
-        List<Projections> routed =
-                (isHome(found.block) ? experts : new ExpertReader(reader, home(found.block))).routed(fused);
+        String home = banked
+                ? found.router.substring(
+                        0, found.router.length() - ROUTERS.getFirst().length())
+                : isHome(found.block) ? found.block : home(found.block);
+        List<Projections> routed = (home.equals(found.block) ? experts : new ExpertReader(reader, home)).routed(fused);
         double factor = 1;
         Tensor scale = tensors.find(found.router + ".global_scale");
         if (scale != null) {
@@ -92,6 +99,9 @@ public final class LayerReader {
                 ? List.of(found.block + "router.", found.block + "experts.")
                 : List.of(found.block)) {
             tensors.requireAllTaken(part);
+        }
+        if (banked) {
+            tensors.requireAllTaken(home);
         }
         return new LayerTensors(router, factor, routed, shared, List.copyOf(fused));
     }
@@ -143,6 +153,19 @@ public final class LayerReader {
                             + found.get(1).router + ".weight");
         }
         return found.getFirst();
+    }
+
+    /** A router that several layers have, and the block that is this layer's own. */
+    private Found foundInBank() {
+        String router = BANKS + shape.home() + "." + ROUTERS.getFirst();
+        String weight = router + ".weight";
+        String name = tensors.names().stream()
+                .filter(each -> isUnder(each, weight))
+                .findFirst()
+                .orElseThrow(() -> reader.missing(List.of("the router"), List.of("*" + weight)));
+        String stack = name.substring(0, name.length() - weight.length());
+        return new Found(
+                stack + router, stack + BlockReader.LAYERS.getFirst() + reader.place() + "." + BLOCKS.getFirst());
     }
 
     /** Whether a block has its experts itself, as it may where the configuration says otherwise. */

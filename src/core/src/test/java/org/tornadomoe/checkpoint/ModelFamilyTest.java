@@ -197,6 +197,12 @@ class ModelFamilyTest {
                         + " 'intermediate_size': 18304, 'num_experts': 16, 'moe_topk': 1, 'num_shared_expert': 1,"
                         + " 'use_mixed_mlp_moe': true, 'capacity_factor': 1.0, 'moe_drop_tokens': false,"
                         + " 'moe_random_routing_dropped_token': false",
+                "moondream3-preview | 64 | 8 | 2048 | 1024 | 0 | 'model_type': 'moondream3', 'config': {}",
+                "openPangu-2.0-Flash | 256 | 8 | 2560 | 1024 | 1 | 'model_type': 'openpangu_v2', 'hidden_size': 2560,"
+                        + " 'intermediate_size': 9216, 'moe_intermediate_size': 1024, 'n_routed_experts': 256,"
+                        + " 'n_shared_experts': 1, 'num_experts_per_tok': 8, 'first_k_dense_replace': 2,"
+                        + " 'norm_topk_prob': true, 'routed_scaling_factor': 2.5, 'router_enable_expert_bias': true,"
+                        + " 'router_sliding_window': 3, 'n_group': null, 'topk_group': 1",
                 "LFM2-8B-A1B | 32 | 4 | 2048 | 1792 | 0 | 'model_type': 'lfm2_moe', 'hidden_size': 2048,"
                         + " 'intermediate_size': 7168, 'moe_intermediate_size': 1792, 'norm_topk_prob': true,"
                         + " 'num_dense_layers': 2, 'num_experts': 32, 'num_experts_per_tok': 4,"
@@ -251,6 +257,8 @@ class ModelFamilyTest {
         "qwen3_5_moe_text, 256, 8, 2048, 512, 1",
         "qwen3_next, 512, 10, 2048, 512, 1",
         "solar_open, 128, 8, 4096, 1280, 1",
+        "moondream3, 64, 8, 2048, 1024, 0",
+        "interns2_mobius, 256, 8, 2048, 512, 1",
     })
     void absentFieldsMeanWhatTheFamilysClassSays(
             String type, int experts, int topK, int hidden, int intermediate, int shared) throws IOException {
@@ -385,6 +393,8 @@ class ModelFamilyTest {
                 "smallthinker | 'moe_enable_secondary_experts': true | 'moe_enable_secondary_experts': expected false",
                 "PanguProMoE | 'num_experts_per_tok': 7 | router: expected a number of groups that divides 64 experts"
                         + " and the 7 of a token, got 7",
+                "openpangu_v2 | 'n_routed_experts': 8, 'num_experts_per_tok': 2, 'n_group': 4 | 'n_group': expected 1",
+                "openpangu_v2 | 'hidden_size': 64 | has no 'num_experts'",
                 "interns1_pro | 'router_n_groups': 3 | router: expected a number of groups that divides 128 experts",
                 "nomic_bert | 'moe_normalize_expert_weights': true | 'moe_normalize_expert_weights': expected false",
                 "nomic_bert | 'num_shared_experts': 1 | 'num_shared_experts': expected 0",

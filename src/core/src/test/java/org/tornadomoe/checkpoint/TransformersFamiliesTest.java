@@ -37,6 +37,7 @@ class TransformersFamiliesTest {
             "inkling2",
             "inkling_text",
             "minimax_m3_vl_text",
+            "moondream3",
             "nemotron_h_latent",
             "pangu_pro_moe");
 

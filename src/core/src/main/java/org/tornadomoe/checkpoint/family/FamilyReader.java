@@ -344,8 +344,11 @@ final class FamilyReader {
                 Set.copyOf(traits.peculiarities));
     }
 
-    /** The layer in which that layer's experts are. */
+    /** The layer or bank in which that layer's experts are. */
     private int home(JsonFile json, int layer) {
+        if (traits.banksField != null) {
+            return layer % json.positive(traits.banksField, traits.banks);
+        }
         if (traits.sharingField == null) {
             return layer;
         }

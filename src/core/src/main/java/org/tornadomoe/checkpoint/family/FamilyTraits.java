@@ -53,6 +53,11 @@ public final class FamilyTraits {
     String sharingField;
 
     String firstSharingField = "";
+
+    @Nullable
+    String banksField;
+
+    int banks;
     String layersField = "num_hidden_layers";
     String hiddenField = "hidden_size";
     String width = "moe_intermediate_size";
@@ -337,6 +342,14 @@ public final class FamilyTraits {
     FamilyTraits sharedByLayers(String number, String first) {
         sharingField = read(number);
         firstSharingField = read(first);
+        return this;
+    }
+
+    /** The model has so many banks of a router and experts; layer n has the n-th, and then again the first. */
+    FamilyTraits banks(String number, int absent) {
+        banksField = read(number);
+        banks = absent;
+        peculiarities.add(Peculiarity.BANKS);
         return this;
     }
 

@@ -15,7 +15,7 @@ import org.jspecify.annotations.Nullable;
  * @param sharedScale what the shared expert's output is multiplied by
  * @param tableWidth K where experts stand in a table of token ids, else 0
  * @param network that the router is; null if it isn't
- * @param home the layer in which the experts are: this one, unless several have the same
+ * @param home the layer or bank in which the experts are: this layer, unless several have the same
  * @param stack where the layer stands in a model with an encoder; null in one without
  */
 public record LayerShape(
@@ -49,6 +49,10 @@ public record LayerShape(
         GEMMA4_ROUTER,
         /** Experts' outputs have a factor each, {@code BLOCK.router_scale} (Pangu Pro MoE). */
         EXPERT_SCALES,
+        /** One is added to what the up projection computes (Moondream 3). */
+        UP_PLUS_ONE,
+        /** Router and experts are in {@code meta_mlp.HOME}, and what is shared in the layer (Intern-S2-Mobius). */
+        BANKS,
         /** Every two experts have a smaller one beside them, which is added to either (GroveMoE). */
         ADJUGATES,
         /** The router has a query, a key and a value for each expert (Yuan). */

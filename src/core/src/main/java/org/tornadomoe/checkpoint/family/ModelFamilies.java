@@ -46,6 +46,9 @@ public final class ModelFamilies {
                 return textConfig(new JsonFile(json.file(), all));
             }
         }
+        if (json.fields().get("config") instanceof Map<?, ?> && ModelFamily.MOONDREAM3.isNamedBy(json)) {
+            return ofMoondream(json);
+        }
         String part = LANGUAGE_MODEL.stream().filter(json::has).findFirst().orElse(null);
         if (part == null) {
             return json;
@@ -63,6 +66,22 @@ public final class ModelFamilies {
         }
         JsonFile own = new JsonFile(json.file(), text);
         return text.get("moe_config") instanceof Map ? textConfig(own) : own;
+    }
+
+    /** Moondream's, which has its language model's in {@code config.text}, and in that its experts'. */
+    private static JsonFile ofMoondream(JsonFile json) {
+        Map<String, @Nullable Object> all = new LinkedHashMap<>();
+        all.put("model_type", json.string("model_type"));
+        JsonFile whole = json.nested("config");
+        if (whole.has("text")) {
+            JsonFile text = whole.nested("text");
+            all.putAll(text.fields());
+            if (text.has("moe")) {
+                all.remove("moe");
+                all.putAll(text.nested("moe").fields());
+            }
+        }
+        return new JsonFile(json.file(), all);
     }
 
     /**

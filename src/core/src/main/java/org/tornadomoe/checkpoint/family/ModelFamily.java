@@ -53,8 +53,14 @@ public enum ModelFamily {
             qwen(sizes(24, 2048, 1408, 60, 4)).normalized().fields("norm_topk_prob=true")),
     /** Likewise. */
     QWEN3_5_MOE(
-            "qwen3_5_moe_text qwen3_5_moe",
+            "qwen3_5_moe_text qwen3_5_moe intern_s2_preview interns2_preview interns2_preview_text",
             gatedShared(qwen(sizes(40, 2048, 512, 256, 8)).normalized(), 512).fields("norm_topk_prob=true")),
+    /** Intern-S2-Mobius: routers and experts in a few banks, of which the layers take turns. */
+    INTERNS2_MOBIUS(
+            "interns2_mobius_text interns2_mobius",
+            gatedShared(qwen(sizes(40, 2048, 512, 256, 8)).normalized(), 512)
+                    .banks("num_blocks", 4)
+                    .fields("norm_topk_prob=true")),
     MINIMAX(
             "minimax minimax_m1 minimax_text_01",
             mixtral(sizes(32, 4096, 14336, 8, 2)).fields("shared_moe_mode shared_intermediate_size=0")),
@@ -277,6 +283,19 @@ public enum ModelFamily {
                     .normalized()
                     .shared("moe_num_shared_experts", 2)
                     .fields("hidden_act=silu moe_aux_loss_coeff moe_z_loss_coeff")),
+    /** What gates multiply is one more than the up projection. */
+    MOONDREAM3(
+            "moondream3 moondream3_text",
+            sizes(24, 2048, 1024, 64, 8)
+                    .modelNames("n_layers", "dim")
+                    .width("expert_inner_dim")
+                    .names("n_experts", "n_experts_per_tok")
+                    .chosenFirst()
+                    .normalized()
+                    .activates(MoeActivation.GELU, null, null)
+                    .biased()
+                    .denseFirst("start_layer", 4)
+                    .tensors(Peculiarity.UP_PLUS_ONE)),
     /** Gate and up interleaved, and an activation that isn't the {@code hidden_act} of its config.json. */
     GPT_OSS("gpt_oss", gptOss(sizes(36, 2880, 2880, 128, 4), MoeActivation.SWIGLUOAI)),
     /** One after the other. */
@@ -342,6 +361,18 @@ public enum ModelFamily {
                     .shared("num_shared_experts", 1)
                     .denseFirst("num_dense_layers", 3)
                     .fields("hidden_act=silu scoring_func=sigmoid")),
+    /** openPangu 2.0 and Pro MoE V2; one group alone, as vLLM's code has it. */
+    OPENPANGU_V2(
+            "openpangu_v2 pangu_pro_moe_v2",
+            sizes(46, 2560, 1024, 0, 0)
+                    .sigmoid()
+                    .normalized("norm_topk_prob", true)
+                    .correctedIf("router_enable_expert_bias", false)
+                    .scaled("routed_scaling_factor", 1)
+                    .shared("n_shared_experts", 0)
+                    .denseFirst("first_k_dense_replace", 0)
+                    .fields("hidden_act=silu scoring_func=sigmoid n_group=1 topk_group=1 vanilla_mlp=false"
+                            + " router_sliding_window")),
     GLM4_MOE("glm4_moe glm4v_moe glm4v_moe_text", deepSeek(sizes(46, 4096, 1408, 128, 8), 1, 1, 1, 1)),
     GLM4_MOE_LITE("glm4_moe_lite", deepSeek(sizes(47, 2048, 1536, 64, 4), 1.8, 1, 1, 1)),
     GLM_MOE_DSA("glm_moe_dsa", deepSeek(sizes(78, 6144, 2048, 256, 8), 2.5, 1, 1, 3)),
@@ -664,6 +695,12 @@ public enum ModelFamily {
     /** What config.json may call it. */
     public List<String> modelTypes() {
         return List.of(modelTypes.split(" "));
+    }
+
+    /** Whether a configuration calls it by its name. */
+    boolean isNamedBy(JsonFile json) {
+        return json.fields().get("model_type") instanceof String type
+                && modelTypes().contains(type);
     }
 
     /** The configuration of the first MoE layer. */

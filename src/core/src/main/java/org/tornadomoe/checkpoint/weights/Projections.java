@@ -34,6 +34,15 @@ public record Projections(
         return new Projections(modules, gate, up, down, gateBias, upBias, bias);
     }
 
+    /** The same with one more of what the up projection computes, as a bias. */
+    public Projections withUpPlusOne() {
+        float[] more = upBias == null ? new float[up.rows()] : upBias.clone();
+        for (int r = 0; r < more.length; r++) {
+            more[r]++;
+        }
+        return new Projections(List.of(), gate, up, down, gateBias, more, downBias);
+    }
+
     /** The same of which the output is so many times as great. */
     public Projections scaled(float factor) {
         if (factor == 1) {
