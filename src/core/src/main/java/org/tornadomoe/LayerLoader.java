@@ -21,11 +21,24 @@ final class LayerLoader {
     /** Selects each device's kernel class for a layer with the options' adapters, router, sizes and types. */
     static Sharding select(
             FusedMoeConfig config, QuantKey weightKey, @Nullable QuantKey activationKey, MoeOptions options) {
+        return Sharding.of(
+                Int8MoeOracle.installed(),
+                withOptions(config, options),
+                weightKey,
+                activationKey,
+                options.kernelClass(),
+                options.devices(),
+                options.expertParallel(),
+                options.loadBalancing());
+    }
+
+    /** A layer's configuration with the options' adapters, router, sizes and types. */
+    static FusedMoeConfig withOptions(FusedMoeConfig config, MoeOptions options) {
         FusedMoeConfig.Builder layer = config.toBuilder();
         if (options.maxLoras() > 0) {
             layer.lora(options.maxLoras(), options.maxLoraRank());
         }
-        FusedMoeConfig here = layer.router(
+        return layer.router(
                         options.router() == null
                                 ? config.router()
                                 : config.router().handedIn())
@@ -34,15 +47,6 @@ final class LayerLoader {
                 .routerLogitsDtype(ScalarType.F32)
                 .moeBackend(options.backend())
                 .build();
-        return Sharding.of(
-                Int8MoeOracle.installed(),
-                here,
-                weightKey,
-                activationKey,
-                options.kernelClass(),
-                options.devices(),
-                options.expertParallel(),
-                options.loadBalancing());
     }
 
     /** Loads the layer's weights, and as many lanes as the options ask for and the kernel class supports. */

@@ -26,6 +26,7 @@ import org.tornadomoe.parallel.Sharding;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.HiddenStates;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.LatentSpace;
 import org.tornadomoe.quant.LoraAdapter;
 import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.RouterWeights;
@@ -70,7 +71,9 @@ public final class MoeLayer implements AutoCloseable {
     private final LayerEvents events;
     private final boolean checkFinite;
 
+    /** @param config the layer's as callers see it, with the options' sizes and types */
     private MoeLayer(
+            FusedMoeConfig config,
             Sharding sharding,
             Int8Scheme scheme,
             List<MoeKernel> lanes,
@@ -79,9 +82,11 @@ public final class MoeLayer implements AutoCloseable {
             MoeOptions options) {
         this.sharding = sharding;
         this.scheme = scheme;
-        config = sharding.config();
+        this.config = config;
         kernel = lanes.getFirst();
-        router = config.router().isHandedIn() ? new HostRouter(config, routerWeights, options.router()) : null;
+        boolean routed =
+                config.router().isHandedIn() || sharding.config().router().isHandedIn();
+        router = routed ? new HostRouter(config, routerWeights, options.router()) : null;
         kernels = List.copyOf(lanes);
         this.lanes = new Lanes(lanes, source, options.laneWait());
         checkFinite = options.checkFinite();
@@ -115,6 +120,10 @@ public final class MoeLayer implements AutoCloseable {
         // Selected before quantising, so that a refusal comes at once.
         Int8Quantization asked = options.quantization();
         Int8Quantization quantization = asked == null ? weights.quantization() : asked;
+        LatentSpace latent = weights.latent();
+        if (latent != null) {
+            return ofLatent(weights, latent, quantization, options);
+        }
         LayerLoader.select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
         Int8Experts experts = QuantizedWeights.int8(weights, quantization, options.progress());
         // With load balancing, moves read the experts again until the layer is closed.
@@ -149,7 +158,22 @@ public final class MoeLayer implements AutoCloseable {
                     + config.routingMethod() + ", got none");
         }
         List<MoeKernel> lanes = LayerLoader.lanes(sharding, experts, options);
-        MoeLayer layer = new MoeLayer(sharding, experts.scheme(), lanes, experts.router(), source, options);
+        MoeLayer layer = new MoeLayer(config, sharding, experts.scheme(), lanes, experts.router(), source, options);
+        layer.events.loaded();
+        return layer;
+    }
+
+    private static MoeLayer ofLatent(
+            ExpertWeights weights, LatentSpace latent, Int8Quantization quantization, MoeOptions options) {
+        LatentLayer loaded = LatentLayer.load(weights, latent, quantization, options);
+        MoeLayer layer = new MoeLayer(
+                LayerLoader.withOptions(latent.config(), options),
+                loaded.sharding(),
+                loaded.scheme(),
+                loaded.lanes(),
+                latent.router(),
+                null,
+                options);
         layer.events.loaded();
         return layer;
     }

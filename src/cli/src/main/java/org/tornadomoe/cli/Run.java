@@ -149,7 +149,7 @@ final class Run implements Callable<Integer> {
         try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint.path())) {
             ExpertWeights weights = opened.layer(layer);
             Int8Quantization quantization = scheme.quantization(weights);
-            FusedMoeConfig config = weights.config();
+            FusedMoeConfig config = weights.layerConfig();
             Tokens hidden = hidden(config.hiddenDim());
             RouterInputs inputs = inputs(weights, hidden.count());
             Result out = new Result(new float[hidden.values().length], copy(inputs.states()));
@@ -244,7 +244,7 @@ final class Run implements Callable<Integer> {
 
     /** The relative L2 error against the unquantised layer, over the first tokens. */
     private static double error(ExpertWeights weights, float[] hidden, float[] out, int tokens, RouterInputs inputs) {
-        int values = tokens * weights.config().hiddenDim();
+        int values = tokens * weights.layerConfig().hiddenDim();
         double[] exact = Reference.forward(weights, Arrays.copyOf(hidden, values), tokens, inputs)
                 .output();
         return Numerics.relativeL2(Numerics.widen(Arrays.copyOf(out, values)), exact);

@@ -76,9 +76,9 @@ record Tokens(int count, float[] values) {
      * @throws CheckpointException if a tensor has the wrong shape or type
      */
     static RouterInputs inputs(Safetensors file, ExpertWeights layer, int tokens) {
-        int[] table = layer.router().expertsOfToken();
-        RouterNetwork network = layer.router().network();
-        int k = layer.config().expertsPerToken();
+        int[] table = layer.layerRouter().expertsOfToken();
+        RouterNetwork network = layer.layerRouter().network();
+        int k = layer.layerConfig().expertsPerToken();
         if (table != null) {
             Tensor tensor = file.tensor("input_ids").requireDType(DType.I64, DType.I32);
             if (tensor.elements() != tokens) {
@@ -98,9 +98,9 @@ record Tokens(int count, float[] values) {
             }
             return RouterInputs.ofStates(rows(file, "router_states", tokens, network.width()));
         }
-        return layer.config().router().readsOwnInput()
+        return layer.layerConfig().router().readsOwnInput()
                 ? RouterInputs.ofHidden(
-                        rows(file, "router_input", tokens, layer.config().hiddenDim()))
+                        rows(file, "router_input", tokens, layer.layerConfig().hiddenDim()))
                 : RouterInputs.NONE;
     }
 
@@ -114,15 +114,15 @@ record Tokens(int count, float[] values) {
 
     /** The same for random tokens, equal in every run. */
     static RouterInputs randomInputs(ExpertWeights layer, int tokens) {
-        int[] table = layer.router().expertsOfToken();
-        RouterNetwork network = layer.router().network();
+        int[] table = layer.layerRouter().expertsOfToken();
+        RouterNetwork network = layer.layerRouter().network();
         if (table != null) {
-            int rows = table.length / layer.config().expertsPerToken();
+            int rows = table.length / layer.layerConfig().expertsPerToken();
             return RouterInputs.ofTokenIds(
                     new Random(SEED).ints(tokens, 0, rows).toArray());
         }
-        if (layer.config().router().readsOwnInput()) {
-            return RouterInputs.ofHidden(random(tokens, layer.config().hiddenDim()).values);
+        if (layer.layerConfig().router().readsOwnInput()) {
+            return RouterInputs.ofHidden(random(tokens, layer.layerConfig().hiddenDim()).values);
         }
         return network == null ? RouterInputs.NONE : RouterInputs.ofStates(new float[tokens * network.width()]);
     }

@@ -119,7 +119,7 @@ final class Verify implements Callable<Integer> {
             ExpertWeights weights = opened.layer(layer);
             Int8Quantization quantization = scheme.quantization(weights);
             double tolerance = this.tolerance != null ? this.tolerance : quantization.tolerance();
-            FusedMoeConfig config = weights.config();
+            FusedMoeConfig config = weights.layerConfig();
             Tokens hidden = Tokens.read(file, "hidden_states", config.hiddenDim());
             file.tensor("output").requireShape(hidden.count(), config.hiddenDim());
             float[] expected = Tokens.read(file, "output", config.hiddenDim()).values();
@@ -165,11 +165,11 @@ final class Verify implements Callable<Integer> {
     }
 
     private static Routing route(ExpertWeights weights, Tokens hidden, RouterInputs inputs) {
-        FusedMoeConfig config = weights.config();
+        FusedMoeConfig config = weights.layerConfig();
         int m = hidden.count();
         float[] read = inputs.hidden(config.router(), hidden.values(), m, config.hiddenDim());
-        double[] logits = Router.logits(config, weights.router(), Numerics.widen(read), m);
-        return Router.route(config, weights.router(), read, logits, m, inputs);
+        double[] logits = Router.logits(config, weights.layerRouter(), Numerics.widen(read), m);
+        return Router.route(config, weights.layerRouter(), read, logits, m, inputs);
     }
 
     private int verifyCase(Path file) {

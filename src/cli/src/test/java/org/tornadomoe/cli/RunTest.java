@@ -121,6 +121,44 @@ class RunTest {
         }
     }
 
+    /** Hidden states and error are the layer's, not those of its experts. */
+    @Test
+    void expertsInANarrowerSpaceRunAsALayer() throws IOException {
+        Path checkpoint = GOLDEN.resolve("families/kimi_k3");
+        Path golden = checkpoint.resolve("golden.safetensors");
+        Ran ran = moe(
+                "run",
+                checkpoint,
+                "--layer",
+                1,
+                "--input",
+                golden,
+                "--backend",
+                "cpu",
+                "--seconds",
+                0,
+                "--json",
+                "--scheme",
+                "w8a16_channel");
+        assertThat(ran.status()).as(ran.err()).isEqualTo(Moe.DONE);
+        assertThat(ran.number("relativeL2")).isBetween(1e-4, 1.5e-2);
+        Ran verified = moe(
+                "verify",
+                checkpoint,
+                "--layer",
+                1,
+                "--golden",
+                golden,
+                "--backend",
+                "cpu",
+                "--scheme",
+                "w8a16_channel",
+                "--json");
+        assertThat(verified.status()).as(verified.out() + verified.err()).isEqualTo(Moe.DONE);
+        assertThat(verified.number("expertIdMismatches")).isZero();
+        assertThat(moe("inspect", checkpoint, "--backend", "cpu").status()).isEqualTo(Moe.DONE);
+    }
+
     @Test
     void comparisonCanBeLeftOut() throws IOException {
         Ran ran = moe("run", MIXTRAL, "--backend", "reference", "--tokens", 1, "--seconds", 0, "--no-check", "--json");

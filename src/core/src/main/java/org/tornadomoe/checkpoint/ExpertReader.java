@@ -157,7 +157,7 @@ final class ExpertReader {
     /** The routed experts; {@code fused} gets the tensors of all of them. */
     private List<Projections> experts(List<Tensor> fused) {
         Latent latent = latent();
-        int inner = latent == null ? shape.hidden() : latent.into.rows();
+        int inner = latent == null ? shape.inner() : latent.into.rows();
         List<Projections> found = experts(inner, fused);
         if (shape.has(Peculiarity.ONE_BIAS)) {
             float[] bias = layer.required(block + "bias", shape.hidden());
@@ -168,6 +168,19 @@ final class ExpertReader {
                 : found.stream()
                         .map(expert -> expert.between(latent.into, latent.back))
                         .toList();
+    }
+
+    /** What the experts of a narrower space are between; null if they read hidden states. */
+    LayerTensors.@Nullable Latent latentSpace() {
+        LayerShape.Latent space = shape.latent();
+        if (space == null) {
+            return null;
+        }
+        String prefix = block + "routed_expert_";
+        return new LayerTensors.Latent(
+                layer.floats(prefix + "down_proj", space.width(), shape.hidden()),
+                space.normed() ? layer.required(prefix + "norm.weight", space.width()) : null,
+                layer.floats(prefix + "up_proj", shape.hidden(), space.width()));
     }
 
     private @Nullable Latent latent() {
@@ -242,7 +255,7 @@ final class ExpertReader {
         ExpertNames names = named.gated(shape.gated());
         float[] gateBias = layer.bias(prefix + names.gate() + ".bias", intermediate);
         float[] upBias = layer.bias(prefix + names.up() + ".bias", intermediate);
-        float[] downBias = layer.bias(prefix + names.down() + ".bias", shape.hidden());
+        float[] downBias = layer.bias(prefix + names.down() + ".bias", inner);
         Matrix gate = layer.matrix(prefix + names.gate(), intermediate, inner);
         return new Projections(
                 names.under(prefix),

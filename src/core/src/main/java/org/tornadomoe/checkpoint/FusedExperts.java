@@ -69,7 +69,7 @@ final class FusedExperts {
     List<Projections> read(int inner) {
         for (Fused names : FUSED) {
             if (tensors.has(block + names.gateUp) || blocksOf4Bits(block + names.gateUp) != null) {
-                return fused(names);
+                return fused(names, inner);
             }
         }
         for (Both names : BOTH) {
@@ -167,8 +167,7 @@ final class FusedExperts {
                 .orElse(null);
     }
 
-    private List<Projections> fused(Fused names) {
-        int h = shape.hidden();
+    private List<Projections> fused(Fused names, int h) {
         int i = shape.intermediate();
         Experts gateUp = experts(block + names.gateUp, 2 * i, h);
         Experts down = experts(block + names.down, h, i);

@@ -127,7 +127,8 @@ final class GgufLayer {
                 1,
                 List.copyOf(experts),
                 shared,
-                List.of());
+                List.of(),
+                null);
     }
 
     private float[] correction(int experts) {

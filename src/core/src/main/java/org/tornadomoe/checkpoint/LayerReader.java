@@ -87,6 +87,7 @@ public final class LayerReader {
                         0, found.router.length() - ROUTERS.getFirst().length())
                 : isHome(found.block) ? found.block : home(found.block);
         List<Projections> routed = (home.equals(found.block) ? experts : new ExpertReader(reader, home)).routed(fused);
+        LayerTensors.Latent latent = experts.latentSpace();
         double factor = 1;
         Tensor scale = tensors.find(found.router + ".global_scale");
         if (scale != null) {
@@ -103,7 +104,7 @@ public final class LayerReader {
         if (banked) {
             tensors.requireAllTaken(home);
         }
-        return new LayerTensors(router, factor, routed, shared, List.copyOf(fused));
+        return new LayerTensors(router, factor, routed, shared, List.copyOf(fused), latent);
     }
 
     private Found found() {

@@ -14,10 +14,21 @@ import org.tornadomoe.quant.RouterWeights;
  * @param experts the routed ones, in the order of their numbers
  * @param shared the expert that every token gets, null if there is none; if several, one after the other
  * @param fused the tensors of all experts, scales and biases included, if that is how they are stored
+ * @param latent what routed experts are between if they compute in a narrower space, else null
  */
 record LayerTensors(
         RouterWeights router,
         double routerFactor,
         List<Projections> experts,
         @Nullable Projections shared,
-        List<Tensor> fused) {}
+        List<Tensor> fused,
+        @Nullable Latent latent) {
+    /**
+     * Of experts in a space of L.
+     *
+     * @param into [L, H]
+     * @param norm [L]; null for none
+     * @param back [H, L]
+     */
+    record Latent(float[] into, float @Nullable [] norm, float[] back) {}
+}

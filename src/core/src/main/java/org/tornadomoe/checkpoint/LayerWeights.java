@@ -4,8 +4,10 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
+import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.family.LayerShape;
 import org.tornadomoe.checkpoint.weights.Int8Grid;
 import org.tornadomoe.checkpoint.weights.Matrix;
 import org.tornadomoe.checkpoint.weights.MatrixView;
@@ -16,6 +18,7 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScoringFunction;
 import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.LatentSpace;
 import org.tornadomoe.quant.RouterWeights;
 
 /** A layer of a checkpoint, read from the mapped files row by row. */
@@ -29,6 +32,8 @@ final class LayerWeights implements ExpertWeights {
     private final Runnable unchanged;
 
     private final Int8Quantization quantization;
+
+    private final @Nullable LatentSpace latent;
 
     /**
      * @param config as the model's configuration says; biases and shared experts are the tensors'
@@ -53,6 +58,53 @@ final class LayerWeights implements ExpertWeights {
         this.experts = List.copyOf(all);
         this.unchanged = unchanged;
         quantization = Int8Grid.suiting(this.config, isInterleaved(), experts);
+        latent = null;
+    }
+
+    /**
+     * A layer whose routed experts compute in a narrower space.
+     *
+     * @param config as the model's configuration says
+     * @param shape what the layer holds
+     * @throws IllegalArgumentException if they don't fit
+     */
+    static LayerWeights inLatentSpace(
+            FusedMoeConfig config, LayerShape.Latent shape, LayerTensors tensors, Runnable unchanged) {
+        LayerTensors.Latent found = Objects.requireNonNull(tensors.latent());
+        FusedMoeConfig whole = config.toBuilder().numFusedSharedExperts(0).build();
+        tensors.router().requireFits(whole);
+        Projections shared = tensors.shared();
+        ExpertWeights beside = null;
+        if (shared != null) {
+            int n = config.numFusedSharedExperts();
+            FusedMoeConfig own = handedIn(config, n, n);
+            List<Projections> parts =
+                    IntStream.range(0, n).mapToObj(i -> part(shared, i, config)).toList();
+            LayerWeights floats = new LayerWeights(own, parts, unchanged, Int8Grid.suiting(own, false, parts), null);
+            beside = floats.asStored();
+        }
+        LatentSpace space = new LatentSpace(
+                whole, tensors.router(), found.into(), found.norm(), shape.epsilon(), found.back(), beside);
+        FusedMoeConfig inner = handedIn(config, config.numExperts(), config.expertsPerToken()).toBuilder()
+                .hiddenDim(shape.width())
+                .build();
+        List<Projections> experts = tensors.experts();
+        return new LayerWeights(inner, experts, unchanged, Int8Grid.suiting(inner, false, experts), space);
+    }
+
+    private static FusedMoeConfig handedIn(FusedMoeConfig config, int experts, int topK) {
+        return config.toBuilder()
+                .numExperts(experts)
+                .numFusedSharedExperts(0)
+                .expertsPerToken(topK)
+                .router(RouterConfig.of(ScoringFunction.CUSTOM, false))
+                .build();
+    }
+
+    /** The same as int8 if that is how its matrices, or some of them, are stored. */
+    ExpertWeights asStored() {
+        Int8Grid grid = Int8Grid.of(config, isInterleaved(), experts);
+        return grid == null ? this : new StoredInt8(this, grid);
     }
 
     /** The matrices of one expert as a layer, without router or biases: for quantising them by themselves. */
@@ -64,12 +116,18 @@ final class LayerWeights implements ExpertWeights {
                 .intermediateSize(expert.gate().rows())
                 .maxNumTokens(1)
                 .build();
-        return new LayerWeights(config, List.of(expert), () -> {}, Int8Grid.suiting(config, false, List.of(expert)));
+        Int8Quantization suiting = Int8Grid.suiting(config, false, List.of(expert));
+        return new LayerWeights(config, List.of(expert), () -> {}, suiting, null);
     }
 
     private LayerWeights(
-            FusedMoeConfig config, List<Projections> experts, Runnable unchanged, Int8Quantization quantization) {
+            FusedMoeConfig config,
+            List<Projections> experts,
+            Runnable unchanged,
+            Int8Quantization quantization,
+            @Nullable LatentSpace latent) {
         this.config = config;
+        this.latent = latent;
         router = RouterWeights.NONE;
         this.experts = experts;
         this.unchanged = unchanged;
@@ -79,13 +137,8 @@ final class LayerWeights implements ExpertWeights {
     /** See {@link MoeCheckpoint#experts}. */
     LayerWeights only(int[] ids) {
         int k = config.applyRouterWeightOnInput() ? 1 : Math.min(ids.length, config.pairsPerToken());
-        FusedMoeConfig part = config.toBuilder()
-                .numExperts(ids.length)
-                .numFusedSharedExperts(0)
-                .expertsPerToken(k)
-                .router(RouterConfig.of(ScoringFunction.CUSTOM, false))
-                .build();
-        return new LayerWeights(part, Arrays.stream(ids).mapToObj(experts::get).toList(), unchanged, quantization);
+        List<Projections> some = Arrays.stream(ids).mapToObj(experts::get).toList();
+        return new LayerWeights(handedIn(config, ids.length, k), some, unchanged, quantization, null);
     }
 
     /** The n-th part of a shared expert, as wide as a routed one; the biases of the down projection go to the first. */
@@ -130,6 +183,11 @@ final class LayerWeights implements ExpertWeights {
     @Override
     public RouterWeights router() {
         return router;
+    }
+
+    @Override
+    public @Nullable LatentSpace latent() {
+        return latent;
     }
 
     @Override

@@ -20,7 +20,6 @@ import org.tornadomoe.checkpoint.file.Gguf;
 import org.tornadomoe.checkpoint.file.JsonFile;
 import org.tornadomoe.checkpoint.file.Safetensors;
 import org.tornadomoe.checkpoint.weights.BlockTensors;
-import org.tornadomoe.checkpoint.weights.Int8Grid;
 import org.tornadomoe.checkpoint.weights.Matrix;
 import org.tornadomoe.checkpoint.weights.MatrixReader;
 import org.tornadomoe.checkpoint.weights.QuantizationConfig;
@@ -308,10 +307,12 @@ public final class MoeCheckpoint implements AutoCloseable {
         try {
             LayerTensors tensors = tensors(n);
             FusedMoeConfig own = family.config(json, n).withMaxNumTokens(first.maxNumTokens());
-            LayerWeights weights = new LayerWeights(own, tensors, source::requireUnchanged);
-            Int8Grid grid = Int8Grid.of(weights.config(), weights.isInterleaved(), weights.experts());
+            LayerShape.Latent latent = shape(n).latent();
+            LayerWeights weights = latent == null
+                    ? new LayerWeights(own, tensors, source::requireUnchanged)
+                    : LayerWeights.inLatentSpace(own, latent, tensors, source::requireUnchanged);
             source.requireUnchanged(); // the router is read
-            return grid == null ? weights : new StoredInt8(weights, grid);
+            return weights.asStored();
         } catch (IllegalArgumentException e) {
             throw new CheckpointException(json.file(), "layer " + n + ": " + e.getMessage(), e);
         } catch (InternalError e) {
@@ -332,6 +333,10 @@ public final class MoeCheckpoint implements AutoCloseable {
      */
     public ExpertWeights experts(int n, int... ids) {
         ExpertWeights whole = layer(n);
+        if (whole.latent() != null) {
+            throw new CheckpointException(
+                    json.file(), "layer " + n + ": its experts compute in a narrower space, and run as a whole alone");
+        }
         int experts = whole.config().globalNumExperts();
         if (ids.length == 0
                 || Arrays.stream(ids).distinct().count() < ids.length

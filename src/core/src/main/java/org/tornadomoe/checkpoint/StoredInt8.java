@@ -15,6 +15,7 @@ import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Int8Quantizer;
 import org.tornadomoe.quant.Int8Tensor;
+import org.tornadomoe.quant.LatentSpace;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.RouterWeights;
@@ -50,6 +51,11 @@ final class StoredInt8 implements QuantizedWeights {
 
     private static boolean isPerChannel(Int8Scheme scheme) {
         return scheme == Int8Scheme.W8A8_CHANNEL || scheme == Int8Scheme.W8A16_CHANNEL;
+    }
+
+    @Override
+    public @Nullable LatentSpace latent() {
+        return weights.latent();
     }
 
     @Override

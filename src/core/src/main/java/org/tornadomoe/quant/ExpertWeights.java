@@ -125,6 +125,29 @@ public interface ExpertWeights {
     RouterWeights router();
 
     /**
+     * What is around the experts if they compute in a narrower space. Then {@link #config} is the experts', whose
+     * hidden dimension is the width of that space and whose routing is handed in, and {@link #router} has nothing; the
+     * layer's are the {@link LatentSpace}'s.
+     *
+     * @return null if experts read hidden states
+     */
+    default @Nullable LatentSpace latent() {
+        return null;
+    }
+
+    /** The configuration that callers of the layer see, whether or not its experts compute in a narrower space. */
+    default FusedMoeConfig layerConfig() {
+        LatentSpace latent = latent();
+        return latent == null ? config() : latent.config();
+    }
+
+    /** The router of {@link #layerConfig}. */
+    default RouterWeights layerRouter() {
+        LatentSpace latent = latent();
+        return latent == null ? router() : latent.router();
+    }
+
+    /**
      * Checks that the rows read so far are the weights' rows. Readers call it at the end, because files may change
      * meanwhile; they then read as zeros or cause an {@link InternalError}.
      *

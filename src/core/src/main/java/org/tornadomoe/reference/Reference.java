@@ -8,7 +8,9 @@ import org.tornadomoe.kernel.RouterInputs;
 import org.tornadomoe.quant.ExpertWeights;
 import org.tornadomoe.quant.Int8Activations;
 import org.tornadomoe.quant.Int8Experts;
+import org.tornadomoe.quant.LatentSpace;
 import org.tornadomoe.quant.LoraAdapter;
+import org.tornadomoe.quant.RouterWeights;
 
 /**
  * The layer, stage by stage, in simple float64 code. All matrices are row-major; M tokens, E experts, K top-k, H
@@ -24,11 +26,56 @@ public final class Reference {
 
     /** The same for a layer whose router may read more inputs. */
     public static Stages forward(ExpertWeights weights, float[] hidden, int tokens, RouterInputs inputs) {
-        FusedMoeConfig config = weights.config();
+        FusedMoeConfig config = weights.layerConfig();
+        RouterWeights router = weights.layerRouter();
         float[] read = inputs.hidden(config.router(), hidden, tokens, config.hiddenDim());
         double[] x = Numerics.widen(Arrays.copyOf(read, tokens * config.hiddenDim()));
-        double[] logits = Router.logits(config, weights.router(), x, tokens);
-        return forward(weights, hidden, logits, Router.route(config, weights.router(), read, logits, tokens, inputs));
+        double[] logits = Router.logits(config, router, x, tokens);
+        Routing routing = Router.route(config, router, read, logits, tokens, inputs);
+        LatentSpace latent = weights.latent();
+        return latent == null
+                ? forward(weights, hidden, logits, routing)
+                : forward(weights, latent, Arrays.copyOf(hidden, x.length), logits, routing);
+    }
+
+    /** Of experts in a narrower space: the stages are those there, the output is the layer's. */
+    private static Stages forward(
+            ExpertWeights weights, LatentSpace latent, float[] hidden, double[] logits, Routing routing) {
+        int tokens = routing.tokens();
+        int h = latent.config().hiddenDim();
+        int l = weights.config().hiddenDim();
+        double[] into = project(latent.into(), l, h, Numerics.widen(hidden), tokens);
+        Stages inside = forward(weights, Numerics.narrow(into), logits, routing);
+        double[] sums = inside.output().clone();
+        for (int t = 0; t < tokens; t++) {
+            double[] sum = Arrays.copyOfRange(sums, t * l, (t + 1) * l);
+            latent.normalize(sum);
+            System.arraycopy(sum, 0, sums, t * l, l);
+        }
+        double[] output = project(latent.back(), h, l, sums, tokens);
+        ExpertWeights shared = latent.shared();
+        if (shared != null) {
+            int n = shared.config().numExperts();
+            int[] ids = new int[tokens * n];
+            Arrays.setAll(ids, pair -> pair % n);
+            double[] ones = new double[ids.length];
+            Arrays.fill(ones, 1);
+            double[] beside = forward(shared, hidden, new double[0], new Routing(tokens, n, ids, ones))
+                    .output();
+            Arrays.setAll(output, i -> output[i] + beside[i]);
+        }
+        return new Stages(logits, routing, null, inside.gemm1(), inside.act(), null, inside.gemm2(), output);
+    }
+
+    /** x [tokens, columns] times a matrix [rows, columns], transposed. */
+    private static double[] project(float[] matrix, int rows, int columns, double[] x, int tokens) {
+        double[] out = new double[tokens * rows];
+        for (int i = 0; i < out.length; i++) {
+            for (int c = 0; c < columns; c++) {
+                out[i] += x[i / rows * columns + c] * matrix[i % rows * columns + c];
+            }
+        }
+        return out;
     }
 
     /** Computes all stages with the unquantised weights, for tokens that are already routed. */

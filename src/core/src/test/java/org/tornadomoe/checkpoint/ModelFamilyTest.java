@@ -197,6 +197,13 @@ class ModelFamilyTest {
                         + " 'intermediate_size': 18304, 'num_experts': 16, 'moe_topk': 1, 'num_shared_expert': 1,"
                         + " 'use_mixed_mlp_moe': true, 'capacity_factor': 1.0, 'moe_drop_tokens': false,"
                         + " 'moe_random_routing_dropped_token': false",
+                "Kimi-K3 | 896 | 16 | 7168 | 3072 | 2 | 'model_type': 'kimi_k3', 'text_config': {'model_type':"
+                        + " 'kimi_linear', 'first_k_dense_replace': 1, 'moe_layer_freq': 1, 'num_experts': 896,"
+                        + " 'num_experts_per_token': 16, 'num_shared_experts': 2, 'hidden_size': 7168,"
+                        + " 'routed_expert_hidden_size': 3584, 'moe_intermediate_size': 3072, 'moe_renormalize': true,"
+                        + " 'moe_router_activation_func': 'sigmoid', 'num_expert_group': 1, 'topk_group': 1,"
+                        + " 'hidden_act': 'situ', 'activation_situ_beta': 4.0, 'activation_situ_linear_beta': 25.0,"
+                        + " 'routed_scaling_factor': 1.0, 'latent_moe_use_norm': true, 'rms_norm_eps': 1e-05}",
                 "moondream3-preview | 64 | 8 | 2048 | 1024 | 0 | 'model_type': 'moondream3', 'config': {}",
                 "openPangu-2.0-Flash | 256 | 8 | 2560 | 1024 | 1 | 'model_type': 'openpangu_v2', 'hidden_size': 2560,"
                         + " 'intermediate_size': 9216, 'moe_intermediate_size': 1024, 'n_routed_experts': 256,"
@@ -405,8 +412,10 @@ class ModelFamilyTest {
                 "param2moe | 'n_group': 4 | 'n_group': expected 1: implementations choose among groups in different"
                         + " ways, got 4",
                 "param2moe | 'hidden_size': 64 | 'n_group': expected 1",
-                "kimi_linear | 'hidden_act': 'situ', 'routed_expert_hidden_size': 3584, 'latent_moe_use_norm': true |"
-                        + " 'routed_expert_hidden_size': not known of kimi_linear",
+                "kimi_linear | 'hidden_act': 'situ' | activationSituBeta: SITU requires",
+                "kimi_linear | 'activation_situ_beta': 4.0, 'hidden_act': 'situ', 'activation_situ_linear_beta': 0 |"
+                        + " activationSituLinearBeta: expected a positive number",
+                "deepseek_v3 | 'hidden_act': 'situ' | 'hidden_act': expected silu, swish, gelu",
                 "doge | 'num_experts': 4 | 'model_type': doge is not read: its experts are single rows",
                 "yuan | 'moe_config': {'moe_num_experts': 4, 'moe_top_k': 2, 'router_type': 'linear'} | 'router_type':"
                         + " expected attn_router",

@@ -57,10 +57,15 @@ final class TokenRouter {
     /**
      * Reads a layer whose router reads only hidden states, because rows contain nothing else.
      *
-     * @throws UnsupportedOperationException if its router reads more; otherwise as {@link MoeCheckpoint#layer(int)}
+     * @throws UnsupportedOperationException if its router reads more, or its experts compute in a narrower space;
+     *     otherwise as {@link MoeCheckpoint#layer(int)}
      */
     static ExpertWeights layer(MoeCheckpoint checkpoint, int n) {
         ExpertWeights layer = checkpoint.layer(n);
+        if (layer.latent() != null) {
+            throw new UnsupportedOperationException("layer " + n + " of " + checkpoint.modelType()
+                    + " can't run on rows of hidden states: its experts compute in a narrower space");
+        }
         RouterNetwork network = layer.router().network();
         String reads = layer.router().expertsOfToken() != null
                 ? "tokens' ids, by which it takes experts from a table"

@@ -136,9 +136,11 @@ class MoeScorerTest {
         "deepseek_v4_hash, 0, 'layer 0 of deepseek_v4 can''t run on rows of hidden states: its router also reads"
                 + " tokens'' ids'",
         "zaya_next, 1, 'layer 1 of zaya can''t run on rows of hidden states: its router also reads the states of the"
-                + " router'"
+                + " router'",
+        "kimi_k3, 1, 'layer 1 of kimi_linear can''t run on rows of hidden states: its experts compute in a narrower"
+                + " space'"
     })
-    void aRouterThatReadsMoreIsRefused(String family, int layer, String message) {
+    void aLayerThatRowsDoNotServeIsRefused(String family, int layer, String message) {
         Path checkpoint = Path.of("src/test/resources/golden/families").resolve(family);
         MoeScorer scorer = MoeScorer.of(checkpoint.toString(), layer, "hidden", "output");
         assertThatThrownBy(scorer::requireHiddenStatesAlone)

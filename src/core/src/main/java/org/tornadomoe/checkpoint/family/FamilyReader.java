@@ -209,6 +209,8 @@ final class FamilyReader {
                                 ? traits.alpha
                                 : (Double) json.finite(traits.alphaField, traits.alpha))
                 .swigluBeta(traits.beta)
+                .activationSituBeta(situ(json, traits.situBeta))
+                .activationSituLinearBeta(situ(json, traits.situLinearBeta))
                 .sharedSwigluLimit(traits.sharedUnlimited && cut != null ? 0.0 : null)
                 .router(traits.tabled.test(whole, layer) ? tabled(json) : router(json, sharedWide > 0))
                 .hasBias(traits.biased)
@@ -224,6 +226,10 @@ final class FamilyReader {
             }
         }
         return builder.build();
+    }
+
+    private static @Nullable Double situ(JsonFile json, @Nullable String field) {
+        return field == null || !json.has(field) ? null : (Double) json.finite(field, 0);
     }
 
     private @Nullable Double limit(JsonFile json) {
@@ -310,6 +316,7 @@ final class FamilyReader {
             case "gelu_pytorch_tanh", "gelu_new" -> MoeActivation.GELU_TANH;
             case "relu" -> MoeActivation.RELU;
             case "relu2" -> MoeActivation.RELU2;
+            case String situ when situ.equals("situ") && traits.situBeta != null -> MoeActivation.SITU;
             default ->
                 throw json.wrong(
                         traits.activationField, "silu, swish, gelu, gelu_new, gelu_pytorch_tanh, relu or relu2");
@@ -341,6 +348,7 @@ final class FamilyReader {
                                 layer > 0),
                 home(json, layer),
                 stack(whole, layer),
+                latent(json),
                 Set.copyOf(traits.peculiarities));
     }
 
@@ -354,6 +362,15 @@ final class FamilyReader {
         }
         int first = json.nonNegative(traits.firstSharingField, 0);
         return layer < first ? layer : layer - (layer - first) % json.positive(traits.sharingField, 1);
+    }
+
+    private LayerShape.@Nullable Latent latent(JsonFile json) {
+        return traits.latentField == null || !json.has(traits.latentField)
+                ? null
+                : new LayerShape.Latent(
+                        json.positive(traits.latentField, 1),
+                        json.bool(traits.latentNormField, false),
+                        json.finite("rms_norm_eps", 1e-5));
     }
 
     private LayerShape.@Nullable Stack stack(JsonFile json, int layer) {

@@ -55,6 +55,17 @@ public final class FamilyTraits {
     String firstSharingField = "";
 
     @Nullable
+    String latentField;
+
+    String latentNormField = "";
+
+    @Nullable
+    String situBeta;
+
+    @Nullable
+    String situLinearBeta;
+
+    @Nullable
     String banksField;
 
     int banks;
@@ -377,6 +388,20 @@ public final class FamilyTraits {
     /** The activation's alpha stands in that field. */
     FamilyTraits alpha(String field) {
         alphaField = read(field);
+        return this;
+    }
+
+    /** The activation may be {@code situ}, whose numbers stand in those fields. */
+    FamilyTraits situ(String beta, String linearBeta) {
+        situBeta = read(beta);
+        situLinearBeta = read(linearBeta);
+        return this;
+    }
+
+    /** Routed experts compute in a space as wide as a field says, and their sum may be normed there. */
+    FamilyTraits latent(String width, String normed) {
+        latentField = read(width);
+        latentNormField = read(normed);
         return this;
     }
 

@@ -17,6 +17,7 @@ import org.jspecify.annotations.Nullable;
  * @param network that the router is; null if it isn't
  * @param home the layer or bank in which the experts are: this layer, unless several have the same
  * @param stack where the layer stands in a model with an encoder; null in one without
+ * @param latent the space in which routed experts compute; null if that is the hidden states'
  */
 public record LayerShape(
         int experts,
@@ -32,6 +33,7 @@ public record LayerShape(
         @Nullable Network network,
         int home,
         @Nullable Stack stack,
+        @Nullable Latent latent,
         Set<Peculiarity> peculiarities) {
     /** What a family's tensors hold that others' don't, or mean something else by. */
     public enum Peculiarity {
@@ -89,6 +91,20 @@ public record LayerShape(
      * @param layer its number there
      */
     public record Stack(String name, int layer) {}
+
+    /**
+     * A narrower space of routed experts.
+     *
+     * @param width L
+     * @param normed whether their sum is normed before it is projected back
+     * @param epsilon of that norm
+     */
+    public record Latent(int width, boolean normed, double epsilon) {}
+
+    /** Columns that routed experts read, and rows that they write. */
+    public int inner() {
+        return latent == null ? hidden : latent.width;
+    }
 
     public boolean has(Peculiarity peculiarity) {
         return peculiarities.contains(peculiarity);

@@ -441,8 +441,9 @@ public enum ModelFamily {
                     .denseFirst("first_k_dense_replace", 1)
                     .layerTypes("mlp_layer_types", "sparse")
                     .fields("is_moe_layer")),
+    /** Kimi Linear, and Kimi K3, whose routed experts compute in a narrower space. */
     KIMI_LINEAR(
-            "kimi_linear",
+            "kimi_linear kimi_k3",
             sizes(27, 2304, 1024, 256, 8)
                     .names("num_experts", "num_experts_per_token")
                     .sigmoid()
@@ -454,6 +455,8 @@ public enum ModelFamily {
                     .denseFirst("first_k_dense_replace", 1)
                     .every("moe_layer_freq")
                     .layerTypes("mlp_layer_types", "sparse")
+                    .situ("activation_situ_beta", "activation_situ_linear_beta")
+                    .latent("routed_expert_hidden_size", "latent_moe_use_norm")
                     .fields("moe_router_activation_func=sigmoid use_grouped_topk")),
     NEMOTRON_H("nemotron_h", nemotron()),
     /** Layers of sizes of their own. */
