@@ -75,6 +75,7 @@ record GgufArchitecture(String modelType, int gating, boolean renormalize, boole
             Map.entry("step35", new GgufArchitecture("step3p5", SIGMOID, true, false, true)),
             Map.entry("hy_v3", new GgufArchitecture("glm4_moe", SIGMOID, false, true, true)),
             Map.entry("laguna", new GgufArchitecture("laguna", SIGMOID, true, false, true)),
+            Map.entry("kimi-k3", new GgufArchitecture("kimi_linear", SIGMOID, false, true, true)),
             Map.entry("kimi-linear", new GgufArchitecture("glm4_moe", SIGMOID, true, false, true)),
             Map.entry("cohere2moe", new GgufArchitecture("cohere2_moe", SIGMOID, false, true, false)),
             Map.entry("nemotron_h_moe", new GgufArchitecture("nemotron_h", SIGMOID, false, true, true)),
@@ -91,21 +92,13 @@ record GgufArchitecture(String modelType, int gating, boolean renormalize, boole
             Map.entry("bailingmoe3", new GgufArchitecture("bailing_moe_v2", SIGMOID, false, true, true)),
             Map.entry("mimo2", new GgufArchitecture("minimax_m2", SIGMOID, true, false, false)));
 
-    /** Architectures with experts that are known and not read, and what they compute that no layer here does. */
-    private static final Map<String, String> NOT_READ =
-            Map.of("kimi-k3", "a norm of the routed experts' sum comes before it is projected back to the hidden size");
-
     /**
      * The architecture of that name.
      *
-     * @throws CheckpointException if it is not known, or not read
+     * @throws CheckpointException if it is not known
      */
     static GgufArchitecture of(Path file, String name) {
         GgufArchitecture architecture = ARCHITECTURES.getOrDefault(name, LIKE_OTHERS.get(name));
-        if (NOT_READ.containsKey(name)) {
-            throw new CheckpointException(
-                    file, "general.architecture: " + name + " is not read: " + NOT_READ.get(name));
-        }
         if (architecture == null) {
             throw new CheckpointException(
                     file,

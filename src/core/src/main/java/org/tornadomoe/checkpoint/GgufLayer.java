@@ -6,6 +6,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.family.LayerShape;
@@ -50,29 +51,59 @@ final class GgufLayer {
         this.shape = shape;
     }
 
+    /** What the tensors around experts in a narrower space begin with: in llama.cpp, or its first files. */
+    static String latentName(Gguf gguf, int layer) {
+        return gguf.find("blk." + layer + ".ffn_routed_down.weight") == null ? "ffn_latent_" : "ffn_routed_";
+    }
+
     LayerTensors find() {
         int e = shape.experts();
         int h = shape.hidden();
+        String latentName = latentName(gguf, layer);
+        Gguf.Entry into = shape.latent() != null
+                ? required(latentName + "down.weight")
+                : shape.has(Peculiarity.LATENT) ? look(latentName + "down.weight") : null;
+        int inner = into == null ? h : latentWidth(into);
         int i = shape.intermediate();
         float @Nullable [] gateUpBias = bias("ffn_gate_up_exps", e, 2L * i);
         float @Nullable [] gateBias = bias("ffn_gate_exps", e, i);
         float @Nullable [] upBias = bias("ffn_up_exps", e, i);
-        float @Nullable [] downBias = bias("ffn_down_exps", e, h);
+        float @Nullable [] downBias = bias("ffn_down_exps", e, inner);
         if (gateUpBias != null && (gateBias != null || upBias != null)) {
             throw refused(prefix + "ffn_gate_up_exps.bias: expected no other bias of gate and up, found " + prefix
                     + (gateBias != null ? "ffn_gate_exps.bias" : "ffn_up_exps.bias"));
         }
         List<Projections> experts = new ArrayList<>();
         for (int expert = 0; expert < e; expert++) {
-            Matrix first = routed(shape.gated() ? "ffn_gate" : "ffn_up", expert, i, h);
+            Matrix first = routed(shape.gated() ? "ffn_gate" : "ffn_up", expert, i, inner);
             experts.add(new Projections(
                     List.of(),
                     first,
-                    shape.gated() ? routed("ffn_up", expert, i, h) : first,
-                    routed("ffn_down", expert, h, i),
+                    shape.gated() ? routed("ffn_up", expert, i, inner) : first,
+                    routed("ffn_down", expert, inner, i),
                     gateUpBias == null ? part(gateBias, expert, i) : part(gateUpBias, 2 * expert, i),
                     gateUpBias == null ? part(upBias, expert, i) : part(gateUpBias, 2 * expert + 1, i),
-                    part(downBias, expert, h)));
+                    part(downBias, expert, inner)));
+        }
+        LayerTensors.Latent latent = null;
+        if (into != null) {
+            Gguf.Entry back = required(latentName + "up.weight");
+            if (shape.latent() == null) {
+                Matrix first = matrix(into, 0, 1, inner, h);
+                Matrix last = matrix(back, 0, 1, h, inner);
+                experts = experts.stream()
+                        .map(expert -> expert.between(first, last))
+                        .collect(Collectors.toCollection(ArrayList::new));
+            } else {
+                latent = new LayerTensors.Latent(
+                        floats(into).requireShape(inner, h).requireFinite().toFloats(),
+                        shape.latent().normed()
+                                ? vector(required(latentName + "norm.weight"), inner)
+                                        .requireFinite()
+                                        .toFloats()
+                                : null,
+                        floats(back).requireShape(h, inner).requireFinite().toFloats());
+            }
         }
         if (shape.has(Peculiarity.ADJUGATES)) {
             experts = withAdjugates(experts);
@@ -128,7 +159,20 @@ final class GgufLayer {
                 List.copyOf(experts),
                 shared,
                 List.of(),
-                null);
+                latent);
+    }
+
+    /** Rows of what projects a token, which the metadata may tell, too. */
+    private int latentWidth(Gguf.Entry into) {
+        long rows = into.shape().length == 2 ? into.shape()[0] : 0;
+        int expected = shape.latent() == null
+                ? (int) Math.min(rows, Integer.MAX_VALUE)
+                : shape.latent().width();
+        if (rows < 1 || rows != expected) {
+            throw into.problem("expected shape [" + (shape.latent() == null ? "width" : expected) + ", "
+                    + shape.hidden() + "] (outermost first), got " + Arrays.toString(into.shape()));
+        }
+        return expected;
     }
 
     private float[] correction(int experts) {

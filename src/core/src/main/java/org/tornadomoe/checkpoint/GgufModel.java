@@ -62,9 +62,16 @@ record GgufModel(Gguf gguf) {
             "grovemoe.experts_per_group", (double) LayerShape.EXPERTS_AN_ADJUGATE,
             "grovemoe.expert_group_scale", (double) LayerShape.ADJUGATE_SCALE);
 
+    /** Of experts in a narrower space: its width, which Nemotron's tensors tell, and the numbers of the activation. */
+    private static final String LATENT = "kimi-k3.expert_latent_length";
+
+    private static final String SITU = "kimi-k3.activation.situ_beta";
+    private static final String SITU_LINEAR = "kimi-k3.activation.situ_linear_beta";
+    private static final String NEMOTRON_LATENT = "nemotron_h_moe.moe_latent_size";
+
     /** Keys of one architecture that others are refused with. */
     private static final Set<String> READ_OF_ONE = Stream.concat(
-                    Stream.of(UNAPPLIED),
+                    Stream.of(UNAPPLIED, LATENT, SITU, SITU_LINEAR, NEMOTRON_LATENT),
                     LIMITED.stream().flatMap(name -> Stream.of(name + LIMITS, name + SHARED_LIMITS)))
             .collect(Collectors.toUnmodifiableSet());
 
@@ -161,6 +168,20 @@ record GgufModel(Gguf gguf) {
                 fields.put("n_layer", layers);
                 fields.put("n_embd", fields.get("hidden_size"));
                 fields.put("n_inner", intermediate);
+            }
+            case "kimi_linear" -> {
+                fields.put("moe_renormalize", renormalize(a, architecture));
+                int width = numberOr0(LATENT);
+                String norm = "blk." + firstLayer + "." + GgufLayer.latentName(gguf, firstLayer) + "norm.weight";
+                fields.put("routed_expert_hidden_size", width == 0 ? null : width);
+                fields.put("latent_moe_use_norm", gguf.find(norm) != null);
+                fields.put("rms_norm_eps", gguf.metadata().get(a + "attention.layer_norm_rms_epsilon"));
+                fields.put("hidden_act", "situ");
+                fields.put("activation_situ_beta", gguf.metadata().get(SITU));
+                Object linear = gguf.metadata().get(SITU_LINEAR);
+                boolean isOff = linear instanceof Double real && real <= 0;
+                fields.put("activation_situ_linear_beta", isOff ? null : linear);
+                fields.put("first_k_dense_replace", 0);
             }
             case "laguna" -> fields.put("moe_routed_scaling_factor", factor(a, architecture));
             case "gemma4_text" -> fields.put("enable_moe_block", true);

@@ -11,7 +11,10 @@ import static org.tornadomoe.checkpoint.PublishedModel.top;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
+import java.util.Objects;
 import java.util.Random;
 import java.util.function.Consumer;
 import java.util.function.Function;
@@ -24,9 +27,13 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.checkpoint.PublishedModel.Expert;
 import org.tornadomoe.checkpoint.PublishedModel.Plain;
 import org.tornadomoe.checkpoint.PublishedModel.Router;
+import org.tornadomoe.checkpoint.family.ModelFamilies;
 import org.tornadomoe.checkpoint.file.CheckpointException;
 import org.tornadomoe.checkpoint.file.GgmlType;
 import org.tornadomoe.checkpoint.file.GgufWriter;
+import org.tornadomoe.checkpoint.file.JsonFile;
+import org.tornadomoe.checkpoint.file.Safetensors;
+import org.tornadomoe.checkpoint.file.Tensor;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
@@ -336,6 +343,89 @@ class GgufFamiliesTest {
                 "grovemoe.expert_gating_func: expected 1, got 2");
     }
 
+    /** Nemotron's without a norm between the projections, Kimi K3's with one, whose names have changed since. */
+    @ParameterizedTest
+    @CsvSource({
+        "nemotron_h_latent, nemotron_h_moe, ffn_latent",
+        "kimi_k3, kimi-k3, ffn_latent",
+        "kimi_k3, kimi-k3, ffn_routed",
+        "kimi_k3_plain, kimi-k3, ffn_latent"
+    })
+    void expertsInANarrowerSpace(String family, String architecture, String latent) {
+        Path golden = Path.of("src/test/resources/golden/families").resolve(family);
+        JsonFile config = ModelFamilies.textConfig(JsonFile.read(golden.resolve("config.json")));
+        boolean kimi = architecture.equals("kimi-k3");
+        int experts = config.integer(kimi ? "num_experts" : "n_routed_experts");
+        int shared = config.integer(kimi ? "num_shared_experts" : "n_shared_experts");
+        String a = architecture + ".";
+        GgufWriter writer = new GgufWriter()
+                .text("general.architecture", architecture)
+                .number(a + "block_count", 2)
+                .number(a + "embedding_length", config.integer("hidden_size"))
+                .number(a + "expert_count", experts)
+                .number(a + "expert_used_count", config.integer(kimi ? "num_experts_per_token" : "num_experts_per_tok"))
+                .number(a + "expert_shared_count", shared)
+                .number(a + "expert_gating_func", 2)
+                .bool(a + "expert_weights_norm", true)
+                .real(a + "expert_weights_scale", (float) config.finite("routed_scaling_factor", 1));
+        if (kimi) {
+            writer.number(a + "expert_latent_length", config.integer("routed_expert_hidden_size"))
+                    .real(a + "activation.situ_beta", (float) config.finite("activation_situ_beta", 1))
+                    .real(a + "activation.situ_linear_beta", (float) config.finite("activation_situ_linear_beta", 0))
+                    .real(a + "attention.layer_norm_rms_epsilon", (float) config.finite("rms_norm_eps", 0));
+        } else {
+            writer.number(a + "moe_latent_size", config.integer("moe_latent_size"));
+        }
+        String block = kimi ? "language_model.model.layers.1.block_sparse_moe." : "backbone.layers.1.mixer.";
+        try (Safetensors model = Safetensors.open(golden);
+                Safetensors numbers = Safetensors.open(golden.resolve("golden.safetensors"))) {
+            Map<String, List<String>> names = new LinkedHashMap<>();
+            names.put("ffn_gate_inp.weight", List.of(block + "gate.weight"));
+            names.put("exp_probs_b.bias", List.of(block + "gate.e_score_correction_bias"));
+            names.put(
+                    latent + "_down.weight",
+                    List.of(block + (kimi ? "routed_expert_down_proj.weight" : "fc1_latent_proj.weight")));
+            names.put(
+                    latent + "_up.weight",
+                    List.of(block + (kimi ? "routed_expert_up_proj.weight" : "fc2_latent_proj.weight")));
+            names.put(latent + "_norm.weight", List.of(block + "routed_expert_norm.weight"));
+            for (String part : List.of("gate", "up", "down")) {
+                String own =
+                        kimi ? Map.of("gate", "w1", "up", "w3", "down", "w2").get(part) : part + "_proj";
+                names.put(
+                        "ffn_" + part + "_exps.weight",
+                        IntStream.range(0, experts)
+                                .mapToObj(e -> block + "experts." + e + "." + own + ".weight")
+                                .toList());
+                names.put("ffn_" + part + "_shexp.weight", List.of(block + "shared_experts." + part + "_proj.weight"));
+            }
+            names.forEach((name, parts) -> {
+                List<Tensor> found =
+                        parts.stream().map(model::find).filter(Objects::nonNull).toList();
+                if (!found.isEmpty()) {
+                    long[] each = found.getFirst().shape();
+                    long[] shape = parts.size() == 1 ? each : new long[] {parts.size(), each[0], each[1]};
+                    float[] all =
+                            new float[parts.size() * (int) found.getFirst().elements()];
+                    for (int i = 0; i < found.size(); i++) {
+                        float[] one = found.get(i).toFloats();
+                        System.arraycopy(one, 0, all, i * one.length, one.length);
+                    }
+                    writer.tensor("blk.1." + name, GgmlType.F32, all, shape);
+                }
+            });
+            Path file = directory.resolve("latent.gguf");
+            writer.write(file);
+            Tensor hidden = numbers.tensor("hidden_states");
+            try (MoeCheckpoint checkpoint = MoeCheckpoint.open(file)) {
+                double[] output = Reference.forward(checkpoint.layer(1), hidden.toFloats(), (int) hidden.shape()[0])
+                        .output();
+                double[] expected = Numerics.widen(numbers.tensor("output").toFloats());
+                assertThat(Numerics.relativeL2(output, expected)).isLessThan(2e-6);
+            }
+        }
+    }
+
     @Test
     void limitsAndScalesOfSingleFamilies() {
         assertRefused(block(0), "step35", w -> {}, "step35.expert_weights_norm: expected true, got none");
@@ -354,11 +444,7 @@ class GgufFamiliesTest {
                 w -> w.reals("hy_v4.swiglu_clamp_exp", 7, 7).reals("hy_v4.swiglu_clamp_shexp", 0, 7),
                 "hy_v4.swiglu_clamp_shexp: expected none, got [0.0, 7.0]");
         assertRefused(block(0), "minimax-m3", w -> {}, "minimax-m3.expert_weights_norm: expected true, got none");
-        assertRefused(
-                block(0),
-                "kimi-k3",
-                w -> {},
-                "general.architecture: kimi-k3 is not read: a norm of the routed experts' sum comes before");
+        assertRefused(block(0), "kimi-k3", w -> {}, "activationSituBeta: SITU requires activation_situ_beta");
         assertRefused(
                 block(0),
                 "grovemoe",
