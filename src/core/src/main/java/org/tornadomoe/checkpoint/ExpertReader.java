@@ -244,9 +244,10 @@ final class ExpertReader {
         for (int e = 0; e < shape.experts(); e++) {
             experts.add(expert(numbered + e + ".", names, shape.intermediate(), inner));
         }
-        // What transformers saves of experts that hand their token on.
+        // What transformers saves of experts that hand their token on, however it is stored.
         for (int e = shape.experts(); e < shape.choices(); e++) {
-            names.under(block + "experts." + e + ".").forEach(module -> tensors.find(module + ".weight"));
+            String unused = block + "experts." + e + ".";
+            tensors.names().stream().filter(name -> name.startsWith(unused)).forEach(tensors::find);
         }
         return experts;
     }

@@ -146,10 +146,11 @@ final class LayerWeights implements ExpertWeights {
         int h = config.hiddenDim();
         int i = config.intermediateSize();
         float[] downBias = shared.downBias();
+        Matrix gate = new MatrixView.Window(shared.gate(), i, h, n * i, 0);
         return new Projections(
                 shared.modules(),
-                new MatrixView.Window(shared.gate(), i, h, n * i, 0),
-                new MatrixView.Window(shared.up(), i, h, n * i, 0),
+                gate,
+                shared.isGated() ? new MatrixView.Window(shared.up(), i, h, n * i, 0) : gate,
                 new MatrixView.Window(shared.down(), h, i, 0, n * i),
                 part(shared.gateBias(), n, i),
                 part(shared.upBias(), n, i),

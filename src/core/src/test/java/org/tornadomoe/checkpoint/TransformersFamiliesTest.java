@@ -18,6 +18,7 @@ import org.tornadomoe.MoeOptions;
 import org.tornadomoe.checkpoint.file.CheckpointException;
 import org.tornadomoe.checkpoint.file.JsonFile;
 import org.tornadomoe.checkpoint.file.Safetensors;
+import org.tornadomoe.checkpoint.file.SafetensorsWriter;
 import org.tornadomoe.checkpoint.file.Tensor;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
@@ -121,6 +122,32 @@ class TransformersFamiliesTest {
                     .output();
             double[] expected = Numerics.widen(golden.tensor("output").toFloats());
             assertThat(Numerics.relativeL2(output, expected)).isLessThan(1.5e-2);
+            // And as it is loaded for use, without being quantised again.
+            try (MoeLayer layer = MoeLayer.load(out, n, MoeOptions.DEFAULT.withBackend("cpu"))) {
+                assertThat(layer.scheme()).isEqualTo(Int8Scheme.W8A16_CHANNEL);
+                float[] loaded = new float[expected.length];
+                layer.forward(hidden.toFloats(), (int) hidden.shape()[0], loaded, null, inputs(golden));
+                assertThat(Numerics.relativeL2(Numerics.widen(loaded), output)).isLessThan(1e-5);
+            }
+        }
+    }
+
+    /** Experts that hand their token on have matrices all the same, which a quantiser takes for others. */
+    @Test
+    void unusedExpertsMayBeQuantised(@TempDir Path directory) throws IOException {
+        Path family = FAMILIES.resolve("longcat_flash");
+        String unused = "model.layers.0.mlp.experts.8.gate_proj.";
+        Files.copy(family.resolve("config.json"), directory.resolve("config.json"));
+        SafetensorsWriter writer = new SafetensorsWriter();
+        try (Safetensors model = Safetensors.open(family)) {
+            assertThat(model.names()).contains(unused + "weight");
+            model.names().stream().map(model::tensor).forEach(tensor -> {
+                writer.add(tensor.name(), tensor.dtype(), tensor.data(), tensor.shape());
+            });
+            writer.add(unused + "weight_scale", new float[] {1}, 1).write(directory.resolve("model.safetensors"));
+        }
+        try (MoeCheckpoint checkpoint = MoeCheckpoint.open(directory)) {
+            assertThat(checkpoint.layer(0).config().router().numZeroExperts()).isPositive();
         }
     }
 
