@@ -473,7 +473,7 @@ class QuantizedCheckpointTest {
                     + " static per channel",
                 "'quant_method': 'compressed-tensors' | 'quant_method': 'hqq' | quant_method: expected"
                         + " compressed-tensors, gptq, awq, auto-round, fp8, fbgemm_fp8, mxfp4, mxfp8, modelopt, quark,"
-                        + " bitsandbytes, w8a8_int8 or blockwise_int8 (or no quantisation), got 'hqq'",
+                        + " bitsandbytes, w8a8_int8, blockwise_int8 or w4afp8 (or no quantisation), got 'hqq'",
                 "'ignore': ['lm_head', | 'ignore': ['re:.*down_proj$', | tensor"
                         + " 'model.layers.0.mlp.experts.0.down_proj.weight': expected dtype F64 or F32 or F16 or BF16,"
                         + " got I8",

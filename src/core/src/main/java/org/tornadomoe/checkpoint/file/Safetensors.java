@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint.file;
 
+import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -15,6 +16,7 @@ import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -69,13 +71,34 @@ public final class Safetensors implements AutoCloseable {
             } else if (Files.exists(fileOrDirectory.resolve(INDEX))) {
                 opened.addShards(fileOrDirectory.resolve(INDEX));
             } else {
-                throw new CheckpointException(fileOrDirectory, "holds neither " + SINGLE + " nor " + INDEX);
+                throw new CheckpointException(
+                        fileOrDirectory, "holds neither " + SINGLE + " nor " + INDEX + insteadOf(fileOrDirectory));
             }
             return opened;
         } catch (Throwable e) {
             arena.close();
             throw e;
         }
+    }
+
+    /** What a directory without safetensors has instead, and what to do about it; empty if that is nothing known. */
+    private static String insteadOf(Path directory) {
+        List<String> names;
+        try (Stream<Path> all = Files.list(directory)) {
+            names = all.map(file -> file.getFileName().toString()).sorted().toList();
+        } catch (IOException e) {
+            return "";
+        }
+        for (String name : names) {
+            if (name.endsWith(".gguf")) {
+                return "; it holds " + name + ": give the path of that file";
+            }
+            if (name.matches(".*\\.(bin|pt|pth|ckpt)")) {
+                return "; it holds " + name + ": PyTorch's pickles are not read, since reading one may"
+                        + " run any code; save the model as safetensors (save_pretrained)";
+            }
+        }
+        return "";
     }
 
     private void addFile(Path file) {

@@ -24,6 +24,9 @@ public final class SmallFloats {
     /** Two of them, by the bits of both: the lower one's in the lower byte. */
     public static final char[] TWO_HALF_STEPS = pairs(HALF_STEPS);
 
+    /** Two whole numbers of four bits, likewise. */
+    public static final char[] TWO_INTS = pairs(new byte[] {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1});
+
     static {
         for (int bits = 0; bits < 256; bits++) {
             int magnitude = bits & 0x7f;

@@ -74,9 +74,21 @@ public record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization qu
         if (quantization.method() != WeightQuantization.Method.FLOATS && !isQuark(quantization)) {
             return Int8Reader.read(tensors, quantization.method(), scheme, module, rows, cols);
         }
+        if (holdsFourBitInts(scheme, dtype)) {
+            takeScalesOfActivations(module + ".");
+            Tensor values = tensors.tensor(module + ".weight").requireShape(rows, cols / 2);
+            return ScaledFloats.fourBitInts(module, values, scale(module + ".").requireFloat(), rows, cols);
+        }
         return dtype == DType.I8
                 ? wholeNumbers(module, rows, cols)
                 : Matrix.Floats.of(tensors.tensor(module + ".weight"), rows, cols);
+    }
+
+    /** Whether bytes hold two whole numbers each, as the configuration says of experts (W4AFP8). */
+    private static boolean holdsFourBitInts(WeightQuantization.Group scheme, @Nullable DType dtype) {
+        return dtype == DType.I8
+                && scheme.weights().bits() == 4
+                && scheme.weights().type().equals("int");
     }
 
     private static boolean isQuark(WeightQuantization quantization) {
@@ -148,7 +160,9 @@ public record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization qu
                     ? new int[] {cols * perElement, rows}
                     : new int[] {rows, cols * perElement};
         }
-        if (tensors.dtype(name) == DType.U8) {
+        boolean ofFloats = quantization != null && quantization.method() == WeightQuantization.Method.FLOATS;
+        if (tensors.dtype(name) == DType.U8
+                || (ofFloats && scheme != null && holdsFourBitInts(scheme, tensors.dtype(name)))) {
             return new int[] {rows, 2 * cols};
         }
         if (tensors.dtype(name) == DType.U32) {

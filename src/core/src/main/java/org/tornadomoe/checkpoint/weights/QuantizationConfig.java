@@ -91,6 +91,7 @@ public final class QuantizationConfig {
                     "modelopt_mxfp8",
                     "modelopt_mixed",
                     "bitsandbytes" -> floats(json);
+            case "w4afp8" -> everywhere(json, Method.FLOATS, Group.of(4, 128, true));
             case "blockwise_int8", "w8a8_int8" -> int8(json);
             case "quark" -> json.has("global_quant_config") ? QuarkConfig.quark(json) : floats(json);
             default ->
@@ -98,8 +99,8 @@ public final class QuantizationConfig {
                         json.file(),
                         "'" + field
                                 + "': quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8,"
-                                + " fbgemm_fp8, mxfp4, mxfp8, modelopt, quark, bitsandbytes, w8a8_int8 or"
-                                + " blockwise_int8 (or no quantisation), got '" + JsonFile.shown(method)
+                                + " fbgemm_fp8, mxfp4, mxfp8, modelopt, quark, bitsandbytes, w8a8_int8,"
+                                + " blockwise_int8 or w4afp8 (or no quantisation), got '" + JsonFile.shown(method)
                                 + "'");
         };
     }

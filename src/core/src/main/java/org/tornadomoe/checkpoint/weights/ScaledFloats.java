@@ -208,6 +208,19 @@ public final class ScaledFloats {
      * @throws CheckpointException if the tensors have other sizes
      */
     public static Matrix fourBits(String module, Tensor values, Tensor scale, Place place, float factor) {
+        return fourBits(module, values, scale, place, factor / 2, SmallFloats.TWO_HALF_STEPS);
+    }
+
+    /** Whole numbers of -8 to 7, two a byte likewise, with a scale for each group of a row's columns. */
+    static Matrix fourBitInts(String module, Tensor values, Tensor scale, int rows, int cols) {
+        return fourBits(module, values, scale, Place.whole(rows, cols), 1, SmallFloats.TWO_INTS);
+    }
+
+    /**
+     * @param unit what a step is, times the scale
+     * @param pairs the steps of two values, by their bits
+     */
+    private static Matrix fourBits(String module, Tensor values, Tensor scale, Place place, float unit, char[] pairs) {
         int rows = place.allRows;
         int cols = place.cols;
         boolean transposed = place.transposed;
@@ -232,11 +245,11 @@ public final class ScaledFloats {
                 cols,
                 1,
                 group,
-                transposed ? columnsOfFourBits(values, place) : rowsOfFourBits(values, place),
+                transposed ? columnsOfFourBits(values, place, pairs) : rowsOfFourBits(values, place, pairs),
                 new Matrix.Int8.FloatAt() {
                     @Override
                     public float get(int row, int g) {
-                        return scale(scale, first(row) + g * step()) * (factor / 2);
+                        return scale(scale, first(row) + g * step()) * unit;
                     }
 
                     @Override
@@ -249,7 +262,7 @@ public final class ScaledFloats {
                             scale.readFloats(first(row), step(), into, 0, count);
                         }
                         for (int g = 0; g < count; g++) {
-                            into[g] *= factor / 2;
+                            into[g] *= unit;
                         }
                     }
 
@@ -267,7 +280,7 @@ public final class ScaledFloats {
                         scale.file(), module, scale.name(), WeightQuantization.Group.of(4, group, true), null));
     }
 
-    private static Matrix.Int8.RowReader rowsOfFourBits(Tensor values, Place place) {
+    private static Matrix.Int8.RowReader rowsOfFourBits(Tensor values, Place place, char[] pairs) {
         MemorySegment data = values.data();
         int bytes = place.cols / 2;
         long firstRow = (long) place.index * place.allRows;
@@ -277,26 +290,23 @@ public final class ScaledFloats {
             int b = 0;
             for (; b + 4 <= bytes; b += 4) {
                 int four = (int) INTS.get(twos, b);
-                LONGS.set(
-                        into,
-                        to + 2 * b,
-                        SmallFloats.lookUp(SmallFloats.TWO_HALF_STEPS, four, four >> 8, four >> 16, four >> 24));
+                LONGS.set(into, to + 2 * b, SmallFloats.lookUp(pairs, four, four >> 8, four >> 16, four >> 24));
             }
             for (; b < bytes; b++) {
-                CHARS.set(into, to + 2 * b, SmallFloats.TWO_HALF_STEPS[twos[b] & 0xff]);
+                CHARS.set(into, to + 2 * b, pairs[twos[b] & 0xff]);
             }
         };
     }
 
     /** Of a transposed matrix: bytes of a row lie as far apart as there are rows. */
-    private static Matrix.Int8.RowReader columnsOfFourBits(Tensor values, Place place) {
+    private static Matrix.Int8.RowReader columnsOfFourBits(Tensor values, Place place, char[] pairs) {
         MemorySegment data = values.data();
         int bytes = place.cols / 2;
         long first = (long) place.index * bytes * place.allRows;
         return (row, into, to) -> {
             long at = first + place.row(row);
             for (int b = 0; b < bytes; b++, at += place.allRows) {
-                CHARS.set(into, to + 2 * b, SmallFloats.TWO_HALF_STEPS[data.get(ValueLayout.JAVA_BYTE, at) & 0xff]);
+                CHARS.set(into, to + 2 * b, pairs[data.get(ValueLayout.JAVA_BYTE, at) & 0xff]);
             }
         };
     }

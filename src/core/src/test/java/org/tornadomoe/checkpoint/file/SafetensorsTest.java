@@ -387,6 +387,20 @@ class SafetensorsTest {
         assertRefused(directory, "holds neither model.safetensors nor model.safetensors.index.json");
     }
 
+    /** Other files that people have, and what they can do. */
+    @ParameterizedTest
+    @CsvSource({
+        "pytorch_model-00001-of-00002.bin, PyTorch's pickles are not read",
+        "consolidated.00.pth, save the model as safetensors",
+        "Qwen3-Q4_K_M.gguf, give the path of that file"
+    })
+    void whatIsThereInsteadIsNamed(String file, String advice) throws IOException {
+        Files.createFile(directory.resolve("a.txt"));
+        Files.createFile(directory.resolve(file));
+        assertRefused(directory, "holds neither model.safetensors nor model.safetensors.index.json; it holds " + file);
+        assertRefused(directory, advice);
+    }
+
     private void index(String json) throws IOException {
         Files.writeString(directory.resolve("model.safetensors.index.json"), json);
     }

@@ -529,7 +529,7 @@ class WeightQuantizationTest {
         assertRefused(
                 "{'quantization_config': {'quant_method': '" + method + "'}}",
                 "quant_method: expected compressed-tensors, gptq, awq, auto-round, fp8, fbgemm_fp8, mxfp4, mxfp8,"
-                        + " modelopt, quark, bitsandbytes, w8a8_int8 or blockwise_int8 (or no"
+                        + " modelopt, quark, bitsandbytes, w8a8_int8, blockwise_int8 or w4afp8 (or no"
                         + " quantisation), got '" + method + "'");
     }
 
