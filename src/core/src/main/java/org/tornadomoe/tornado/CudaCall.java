@@ -5,6 +5,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.function.Consumer;
+import java.util.function.IntConsumer;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.host.Scratch;
 import org.tornadomoe.host.Team;
@@ -25,12 +26,15 @@ import org.tornadomoe.tornado.graph.LayerArrays;
  * <p>Tokens are processed in chunks: while the kernels compute one, the next one arrives and the output of the one
  * before leaves. With several GPUs, each reads its share of a chunk's tokens over its own link to the host, and they
  * exchange what they have read. Each computes its part of the output, adds all parts of its share, in the order of the
- * GPUs, and writes the sum back. With few tokens each GPU reads all of them, and the first one adds and writes.
+ * GPUs, and writes the sum back. With few tokens each GPU reads all of them, and the first one adds and writes. Calls
+ * of very few are {@linkplain RecordedCall recorded}.
  *
  * <p>A token's bits don't depend on its chunk; where they could, there is one chunk. Not thread-safe: one thread at a
  * time.
  */
 final class CudaCall implements AutoCloseable {
+    private static final System.Logger LOG = System.getLogger(CudaCall.class.getName());
+
     /** The layer's parts, and what each does on its GPU. */
     private final List<TornadoMoeKernel> parts;
 
@@ -47,6 +51,12 @@ final class CudaCall implements AutoCloseable {
     private final Team team;
 
     private final Scratch scratch = new Scratch();
+
+    /** Whether calls of very few tokens are recorded; until the first refusal. */
+    private boolean records;
+
+    /** These calls; null before the first. */
+    private @Nullable RecordedCall recorded;
 
     /** Makes a call for parts that have run once; the caller must own them during every call. */
     CudaCall(List<TornadoMoeKernel> parts) {
@@ -67,6 +77,7 @@ final class CudaCall implements AutoCloseable {
             if (parts.size() > 1) {
                 gpus.forEach(gpu -> gpu.meet(gpus));
             }
+            records = RecordedCall.serves(gpus, driver);
         } catch (RuntimeException | Error failure) {
             Cleanup.after(failure, this::close);
             throw failure;
@@ -83,6 +94,13 @@ final class CudaCall implements AutoCloseable {
         CudaPart first = gpus.getFirst();
         boolean answers = chosen != null && first.arrays.shape.routes;
         long bytes = tokens * row;
+        if (isRecorded(tokens, chosen)) {
+            RecordedCall ready = recorded(tokens);
+            if (ready != null) {
+                ready.forward(hidden, tokens, output);
+                return;
+            }
+        }
         // Otherwise one chunk's output would overwrite the next chunk's hidden states.
         boolean apart = hidden.address() == output.address()
                 || hidden.asOverlappingSlice(output).isEmpty();
@@ -133,14 +151,37 @@ final class CudaCall implements AutoCloseable {
         }
     }
 
-    /**
-     * All GPUs read the tokens that the first one has in the host's memory, and compute. Each uses one stream, which
-     * its own thread fills if the thread is free.
-     */
+    /** Whether a call is recorded, unless the driver refuses then. */
+    boolean isRecorded(int tokens, @Nullable ChosenExperts chosen) {
+        return records && chosen == null && tokens * row <= RecordedCall.MOST_BYTES;
+    }
+
+    /** Ready for so many tokens; null if the driver refuses, and from then on. */
+    private @Nullable RecordedCall recorded(int tokens) {
+        try {
+            if (recorded == null) {
+                recorded = new RecordedCall(gpus, driver, this::together);
+            }
+            parts.forEach(part -> part.prepare(tokens, null, false));
+            recorded.record(tokens);
+            return recorded;
+        } catch (MoeExecutionException refused) {
+            LOG.log(System.Logger.Level.DEBUG, "calls of few tokens are not recorded", refused);
+            records = false;
+            return null;
+        }
+    }
+
+    /** All GPUs read the tokens that the first one has in the host's memory, and compute. Each uses one stream. */
     private void startAll(Share all, Memory memory) {
         if (!memory.isHiddenPinned()) {
             all.in().forEach(Piece::await);
         }
+        together(rank -> on(gpus.get(rank), gpu -> gpu.start(all)));
+    }
+
+    /** Runs something for each GPU's rank, each on its own thread if the threads are free. */
+    private void together(IntConsumer what) {
         @Nullable RuntimeException[] failures = new @Nullable RuntimeException[gpus.size()];
         boolean together = team.begin();
         try {
@@ -149,7 +190,7 @@ final class CudaCall implements AutoCloseable {
                     gpus.size(),
                     (rank, _) -> {
                         try {
-                            on(gpus.get(rank), gpu -> gpu.start(all));
+                            what.accept(rank);
                         } catch (RuntimeException failure) {
                             failures[rank] = failure;
                         }
@@ -270,16 +311,8 @@ final class CudaCall implements AutoCloseable {
         gpus.forEach(gpu -> on(gpu, what));
     }
 
-    /** Runs something in a GPU's context. If there are several GPUs, failures are reported with the GPU's name. */
-    private void on(CudaPart gpu, Consumer<CudaPart> what) {
-        try {
-            driver.setContext(gpu.context);
-            what.accept(gpu);
-        } catch (MoeExecutionException failure) {
-            throw gpus.size() == 1
-                    ? failure
-                    : new MoeExecutionException(gpu.device() + ": " + failure.getMessage(), failure);
-        }
+    private static void on(CudaPart gpu, Consumer<CudaPart> what) {
+        gpu.run(() -> what.accept(gpu));
     }
 
     /**
@@ -292,6 +325,14 @@ final class CudaCall implements AutoCloseable {
 
     @Override
     public void close() {
-        objects.close();
+        RecordedCall last = recorded;
+        recorded = null;
+        Cleanup.all(
+                () -> {
+                    if (last != null) {
+                        last.close();
+                    }
+                },
+                objects::close);
     }
 }

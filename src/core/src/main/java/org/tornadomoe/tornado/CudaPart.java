@@ -21,7 +21,7 @@ import uk.ac.manchester.tornado.api.types.arrays.TornadoNativeArray;
 
 /**
  * One GPU's part of a layer in a {@link CudaCall}: its streams and events beside its plan's stream, and what it can
- * enqueue on them. Its methods run in its context, which the caller makes current.
+ * enqueue on them. Its methods run in its context, which {@link #run} makes current.
  */
 final class CudaPart {
     /** The maximum number of parts that {@code join.cu} adds. */
@@ -161,6 +161,18 @@ final class CudaPart {
         values.setAtIndex(ValueLayout.JAVA_LONG, MOST + 1, parts.size());
         for (int i = 0; i < PARAMETERS; i++) {
             parameters.setAtIndex(ValueLayout.ADDRESS, i, values.asSlice(8L * i));
+        }
+    }
+
+    /** Runs something in its context. If it is one of several parts, failures are reported with the device's name. */
+    void run(Runnable what) {
+        try {
+            driver.setContext(context);
+            what.run();
+        } catch (MoeExecutionException failure) {
+            throw parts.size() == 1
+                    ? failure
+                    : new MoeExecutionException(device + ": " + failure.getMessage(), failure);
         }
     }
 

@@ -49,7 +49,7 @@ final class JoinedMoeKernel implements MoeKernel {
         return parts.stream().map(TornadoMoeKernel::device).collect(Collectors.joining(", "));
     }
 
-    /** Zero: all memory belongs to the parts. */
+    /** Zero: the memory belongs to the parts, but for 256 KiB of {@link RecordedCall} for each further part. */
     @Override
     public long deviceBytes() {
         return 0;

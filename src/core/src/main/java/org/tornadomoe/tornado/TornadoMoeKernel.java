@@ -47,7 +47,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
 
     private LayerPlan plan;
 
-    /** The overlapped call for many tokens; null before the first. */
+    /** Calls in CUDA alone; null before the first. */
     private @Nullable CudaCall call;
 
     /** Whether the weights are on the device, and whether adapters have changed since. */
@@ -156,8 +156,7 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
             }
             Device.lockRunning();
             try {
-                if (plan.graph().replay() != null && !timed && bytes(tokens) > HostCopies.LEAST) {
-                    overlapped(hidden, tokens, output, chosen);
+                if (plan.graph().replay() != null && !timed && forwardInCuda(hidden, tokens, output, chosen)) {
                     return;
                 }
                 prepare(tokens, chosen, chosen != null);
@@ -193,14 +192,23 @@ final class TornadoMoeKernel implements MoeKernel, Adapters, Replicated, Profile
         return (long) arrays.shape.config.inDtype().bytes() * tokens * arrays.shape.config.hiddenDim();
     }
 
-    /** Runs in CUDA alone, which keeps NaNs. */
-    private void overlapped(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
-        stageTimes = Map.of();
+    /** Runs a call in CUDA alone, which keeps NaNs; false, without having run it, where that is no faster. */
+    private boolean forwardInCuda(
+            MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+        boolean few = bytes(tokens) <= RecordedCall.MOST_BYTES;
+        if (few && !replay().driver().recordsGraphs()) {
+            return false;
+        }
         try {
             if (call == null) {
                 call = new CudaCall(List.of(this));
             }
+            if (few && !call.isRecorded(tokens, chosen)) {
+                return false;
+            }
+            stageTimes = Map.of();
             call.forward(hidden, tokens, output, chosen);
+            return true;
         } catch (MoeExecutionException failure) {
             throw LayerPlan.failed("running the layer", device, failure);
         }

@@ -30,7 +30,7 @@ import org.tornadomoe.tornado.device.TornadoHome;
 
 /**
  * Layers over the SDK's devices ({@code -Dtornadomoe.test.device=ptx}: over those alone): all of a backend where it has
- * several, and every one twice.
+ * several, in either order, and every one twice.
  */
 @Tag("device")
 class DeviceShardingTest {
@@ -47,6 +47,9 @@ class DeviceShardingTest {
                 .forEach(ids -> {
                     spreads.add(List.of(ids.getFirst(), ids.getFirst()));
                     spreads.add(List.of(ids.getLast(), ids.getFirst(), ids.getLast()));
+                    if (ids.size() > 1) {
+                        spreads.add(List.of(ids.getFirst(), ids.getLast()));
+                    }
                 });
         return spreads.stream()
                 .flatMap(devices -> Stream.of(Int8Scheme.W8A8_CHANNEL, Int8Scheme.W8A16_CHANNEL)

@@ -112,6 +112,125 @@ class CudaCallTest {
         }
     }
 
+    /** Recorded once for each number of tokens; the first GPU waits for the others. */
+    @ParameterizedTest
+    @CsvSource({"1, 1", "1, 7", "2, 1", "2, 5", "3, 4", "8, 2"})
+    void callsOfVeryFewTokensAreRecorded(int count, int tokens) {
+        for (long seed = 0; seed < 8; seed++) {
+            PlayedDriver driver = driver(seed);
+            driver.recordsGraphs(true);
+            CudaCall call = call(parts(driver, count));
+            driver.calls();
+            for (int run = 0; run < 6; run++) {
+                int m = run % 2 == 0 ? tokens : 3;
+                float[] hidden = Arrays.copyOf(hidden(run), m * H);
+                float[] output = new float[m * H];
+                call.forward(MemorySegment.ofArray(hidden), m, MemorySegment.ofArray(output), null);
+                assertThat(driver.isIdle()).isTrue();
+                assertThat(Arrays.equals(output, expected(hidden, count)))
+                        .as("%d GPUs, %d tokens, order %d, call %d", count, m, seed, run)
+                        .isTrue();
+                List<String> calls = driver.calls();
+                assertThat(calls.stream().filter(what -> what.contains(": launchGraph")))
+                        .hasSize(count);
+                boolean isNew = run < 2;
+                assertThat(calls)
+                        .as("call %d", run)
+                        .matches(all -> all.stream().anyMatch(what -> what.contains(": copy")) == isNew)
+                        .matches(all -> all.stream().anyMatch(what -> what.contains(": launch ")) == isNew);
+            }
+        }
+    }
+
+    /** Of more numbers of tokens than there are graphs for, all are forgotten. */
+    @Test
+    void callsOfManyNumbersOfTokensAreRecorded() {
+        PlayedDriver driver = driver(13);
+        driver.recordsGraphs(true);
+        CudaCall call = call(parts(driver, 2));
+        for (int run = 0; run < 70; run++) {
+            int tokens = 1 + run % 67;
+            float[] hidden = Arrays.copyOf(hidden(run), tokens * H);
+            float[] output = new float[tokens * H];
+            call.forward(MemorySegment.ofArray(hidden), tokens, MemorySegment.ofArray(output), null);
+            assertThat(output).as("%d tokens", tokens).isEqualTo(expected(hidden, 2));
+        }
+        List<String> calls = driver.calls();
+        assertThat(calls.stream().filter(what -> what.contains(": launchGraph")))
+                .hasSize(2 * 70);
+        assertThat(calls.stream().filter(what -> what.contains(": destroyGraph")))
+                .hasSize(2 * 64);
+    }
+
+    /** A part that doesn't come doesn't leave the first GPU waiting, and the next call is right. */
+    @ParameterizedTest
+    @CsvSource({"20: launchGraph", "20: await", "10: launchGraph", "10: await"})
+    void aRecordedCallThatFailsLeavesNothingUnderWay(String what) {
+        PlayedDriver driver = driver(9);
+        driver.recordsGraphs(true);
+        CudaCall call = call(parts(driver, 2));
+        float[] hidden = Arrays.copyOf(hidden(1), 2 * H);
+        float[] output = new float[2 * H];
+        for (int run = 0; run < 3; run++) {
+            Arrays.fill(output, -1);
+            if (run > 0) {
+                driver.failAt(at -> at.toString().startsWith(what), new MoeExecutionException("lost"));
+                assertThatThrownBy(() ->
+                                call.forward(MemorySegment.ofArray(hidden), 2, MemorySegment.ofArray(output), null))
+                        .hasMessageStartingWith(what.startsWith("1") ? "cuda:0" : "cuda:1");
+                assertThat(driver.isIdle()).isTrue();
+                assertThat(output).containsOnly(-1);
+            }
+            call.forward(MemorySegment.ofArray(hidden), 2, MemorySegment.ofArray(output), null);
+            assertThat(output).isEqualTo(expected(hidden, 2));
+        }
+    }
+
+    /** The host says so, too. */
+    @Test
+    void theFirstGpuNeedNotSeeThatTheOthersAreThrough() {
+        PlayedDriver driver = driver(11);
+        driver.recordsGraphs(true);
+        driver.isDeaf();
+        CudaCall call = call(parts(driver, 3));
+        for (int run = 0; run < 2; run++) {
+            float[] hidden = Arrays.copyOf(hidden(run), 2 * H);
+            float[] output = new float[2 * H];
+            call.forward(MemorySegment.ofArray(hidden), 2, MemorySegment.ofArray(output), null);
+            assertThat(output).isEqualTo(expected(hidden, 3));
+        }
+    }
+
+    /** So that layers whose GPUs are named in another order can't wait for one another in a circle. */
+    @Test
+    void gpusInAnotherOrderAreNotRecorded() {
+        PlayedDriver driver = driver(12);
+        driver.recordsGraphs(true);
+        List<RecordedPart> parts = new ArrayList<>();
+        for (int device : new int[] {1, 0}) {
+            parts.add(part(driver, device, LAYER.config()));
+        }
+        float[] output = new float[2 * H];
+        call(parts).forward(MemorySegment.ofArray(hidden(1)), 2, MemorySegment.ofArray(output), null);
+        assertThat(driver.calls()).noneMatch(what -> what.contains("launchGraph"));
+    }
+
+    /** Then it is enqueued kernel by kernel. */
+    @Test
+    void aCallThatCannotBeRecordedIsAsGood() {
+        PlayedDriver driver = driver(10);
+        driver.recordsGraphs(true);
+        CudaCall call = call(parts(driver, 2));
+        driver.failAt("endRecording");
+        for (int run = 0; run < 2; run++) {
+            float[] hidden = Arrays.copyOf(hidden(run), 2 * H);
+            float[] output = new float[2 * H];
+            call.forward(MemorySegment.ofArray(hidden), 2, MemorySegment.ofArray(output), null);
+            assertThat(output).isEqualTo(expected(hidden, 2));
+            assertThat(driver.calls()).noneMatch(what -> what.contains("launchGraph"));
+        }
+    }
+
     /** Memory that only the caller's thread may touch. */
     @Test
     void theCallersThreadCopiesWhatIsItsOwn() {

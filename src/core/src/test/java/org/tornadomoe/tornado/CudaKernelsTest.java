@@ -30,6 +30,7 @@ import org.tornadomoe.config.MoeActivation;
 import org.tornadomoe.config.RouterConfig;
 import org.tornadomoe.config.ScalarType;
 import org.tornadomoe.config.ScoringFunction;
+import org.tornadomoe.kernel.ChosenExperts;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.MoeKernel;
 import org.tornadomoe.kernel.Profiled;
@@ -159,7 +160,9 @@ class CudaKernelsTest {
         addLaunched(
                 small.toBuilder().inDtype(ScalarType.F16).build(), new int[] {3}, launched); // hiddenStatesOf16Bits()
         addLaunched(balanced(small), new int[] {40}, launched); // expertsMove()
-        launched.addAll(List.of("join.cu addFloats", "join.cu addF16", "join.cu addBf16")); // partsAddThemselves()
+        // partsAddThemselves()
+        launched.addAll(List.of("join.cu addFloats", "join.cu addF16", "join.cu addBf16"));
+        launched.addAll(List.of("join.cu take", "join.cu tell", "join.cu sum"));
         launched.addAll(List.of("clock.cu now", "clock.cu sweep")); // layersInOnePlan(), kernelsAreTimed()
         for (Int8Scheme scheme : Int8Scheme.values()) { // others()
             Stream.of(MmaGemm.ofInt8(), MmaGemm.ofHalves(), WgmmaGemm.ofInt8(), WgmmaGemm.ofHalves())
@@ -181,7 +184,7 @@ class CudaKernelsTest {
                 "expert-gemm.cu")) {
             new CudaSource(source).entries().keySet().forEach(entry -> written.add(named(source, entry)));
         }
-        assertThat(launched).isEqualTo(written).hasSize(36);
+        assertThat(launched).isEqualTo(written).hasSize(39);
     }
 
     /** A kernel of a file that others include is one, whichever includes it. */
@@ -319,6 +322,10 @@ class CudaKernelsTest {
             layer.forward(hidden, 33, MemorySegment.ofArray(once), null);
             assertThat(layer.deviceBytes()).isPositive();
             layer.forward(hidden, 33, MemorySegment.ofArray(again), null);
+            assertThat(again).isEqualTo(once);
+            // A call that asks for the experts isn't recorded.
+            ChosenExperts chosen = ChosenExperts.allocate(33, SMALL.config().pairsPerToken());
+            layer.forward(hidden, 33, MemorySegment.ofArray(again), chosen);
             assertThat(again).isEqualTo(once);
         }
     }

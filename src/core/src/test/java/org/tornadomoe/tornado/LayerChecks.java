@@ -18,6 +18,7 @@ import java.util.List;
 import java.util.Objects;
 import java.util.Random;
 import java.util.Set;
+import java.util.function.Consumer;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.IntStream;
@@ -251,31 +252,40 @@ public final class LayerChecks {
     }
 
     /**
-     * The same on a GPU through CUDA, of which the driver tells. The plans take 64 MiB and more each, and each change
-     * of an adapter makes another plan.
+     * The same on a GPU through CUDA, of which the driver tells, with and without adapters. The plans take 64 MiB and
+     * more each, and each change of an adapter makes another plan.
      *
      * @param layer whose output takes 32 MiB
      */
     static void closedLayersLeaveNothingOnTheGpu(TornadoExperts experts, Int8Scheme scheme, RandomLayer layer) {
+        leavesNothingOnTheGpu(experts, scheme, layer, kernel -> {
+            forward(kernel, layer.hidden(1, 1), 1, ChosenExperts.allocate(1, 1));
+            forward(kernel, layer.hidden(1, 1), 1, null); // recorded, where that is possible
+        });
         RandomLayer adapted = layer.withLora(1, 4);
-        boolean adapts = experts.isSupportedConfig(
+        if (experts.isSupportedConfig(
                         adapted.config(),
                         scheme.weightKey(),
                         scheme.activationKey(),
                         adapted.config().activationFormat())
-                .supported();
-        RandomLayer either = adapts ? adapted : layer;
-        try (Int8Experts int8 = Int8Quantizer.quantize(either, scheme, Progress.NONE);
+                .supported()) {
+            leavesNothingOnTheGpu(experts, scheme, adapted, kernel -> {
+                forward(kernel, layer.hidden(1, 1), 1, ChosenExperts.allocate(1, 1));
+                kernel.setAdapter(0, adapted.adapter(4, false));
+                forward(kernel, layer.hidden(1, 1), 1, ChosenExperts.allocate(1, 1));
+            });
+        }
+    }
+
+    private static void leavesNothingOnTheGpu(
+            TornadoExperts experts, Int8Scheme scheme, RandomLayer layer, Consumer<TornadoMoeKernel> calls) {
+        try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
                 DeviceThread thread = new DeviceThread("closed layers", 1)) {
             long[] free = thread.call(() -> {
                 long[] after = new long[6];
                 for (int i = 0; i < after.length; i++) {
-                    try (TornadoMoeKernel kernel = (TornadoMoeKernel) experts.load(either.config(), int8)) {
-                        forward(kernel, layer.hidden(1, 1), 1, ChosenExperts.allocate(1, 1));
-                        if (adapts) {
-                            kernel.setAdapter(0, either.adapter(4, false));
-                            forward(kernel, layer.hidden(1, 1), 1, ChosenExperts.allocate(1, 1));
-                        }
+                    try (TornadoMoeKernel kernel = (TornadoMoeKernel) experts.load(layer.config(), int8)) {
+                        calls.accept(kernel);
                     }
                     after[i] = freeBytes();
                 }
@@ -709,7 +719,7 @@ public final class LayerChecks {
         }
     }
 
-    static float[] forward(MoeKernel kernel, float[] hidden, int tokens, ChosenExperts chosen) {
+    static float[] forward(MoeKernel kernel, float[] hidden, int tokens, @Nullable ChosenExperts chosen) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment output = arena.allocate(4L * hidden.length, 16);
             output.fill((byte) 0xFF);

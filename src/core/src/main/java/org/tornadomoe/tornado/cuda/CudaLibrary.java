@@ -5,6 +5,7 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.IdentityHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -82,9 +83,6 @@ public final class CudaLibrary implements TornadoLibraryProvider {
     /** The kernels of one execution plan; one thread at a time. */
     private static final class Plan implements LibraryContext {
         private static final long DEFAULT_STREAM = 0;
-
-        /** The lowest compute capability that can launch a kernel before the previous one has ended. */
-        private static final int EARLY_LAUNCHES = 90;
 
         /** The number of launches that a kernel keeps. */
         private static final int MOST_SIZES = 32;
@@ -245,6 +243,11 @@ public final class CudaLibrary implements TornadoLibraryProvider {
             @Override
             public void enqueue(int step, int firstToken) {
                 steps.get(step).enqueue(firstToken);
+            }
+
+            @Override
+            public void enqueue(int step, IdentityHashMap<Object, Long> elsewhere) {
+                ((Kernel) steps.get(step)).enqueue(elsewhere);
             }
 
             @Override
@@ -424,7 +427,7 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                         : launch.gridX();
                 MemorySegment how = spare.isEmpty() ? CudaDriver.allocateLaunch(arena) : spare.removeLast().how;
                 CudaDriver.fillLaunch(how, gridX, launch.gridY(), launch.group(), launch.sharedBytes(), stream);
-                if (computeCapability < EARLY_LAUNCHES) {
+                if (computeCapability < CudaDriver.EARLY_LAUNCHES) {
                     CudaDriver.startAlone(how);
                 }
                 return new Sized(function, how);
@@ -447,6 +450,21 @@ public final class CudaLibrary implements TornadoLibraryProvider {
                     long before = copy == null || firstToken == 0 ? 0 : copy.bytesBefore(firstToken);
                     values.setAtIndex(ValueLayout.JAVA_LONG, i, addresses[i] + before);
                 }
+                launch();
+            }
+
+            void enqueue(IdentityHashMap<Object, Long> elsewhere) {
+                if (sized.function == 0) {
+                    return;
+                }
+                List<Object> arrays = kernel.parameters();
+                for (int i = 0; i < addresses.length; i++) {
+                    values.setAtIndex(ValueLayout.JAVA_LONG, i, elsewhere.getOrDefault(arrays.get(i), addresses[i]));
+                }
+                launch();
+            }
+
+            private void launch() {
                 CudaDriver.putOn(sized.how, stream);
                 driver.launch(sized.how, sized.function, parameters);
             }

@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado.cuda;
 
 import java.util.ArrayList;
+import java.util.IdentityHashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -54,6 +55,13 @@ public final class CudaTask {
          * @param firstToken where its tokens begin in the arrays that are copied by tokens
          */
         void enqueue(int step, int firstToken);
+
+        /**
+         * Enqueues a kernel, with some of its arrays elsewhere.
+         *
+         * @param elsewhere their addresses on the device, by the arrays themselves
+         */
+        void enqueue(int step, IdentityHashMap<Object, Long> elsewhere);
 
         /** Waits for all work on the stream. */
         void await();

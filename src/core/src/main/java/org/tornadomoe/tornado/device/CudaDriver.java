@@ -16,6 +16,9 @@ public interface CudaDriver {
     /** The prefix of the compiler's option for an architecture. */
     String ARCHITECTURE = "--gpu-architecture=";
 
+    /** The lowest compute capability that can launch a kernel before the previous one has ended. */
+    int EARLY_LAUNCHES = 90;
+
     /** The real driver; tests use others. */
     CudaDriver NVIDIA = new NvidiaDriver();
 
@@ -82,6 +85,23 @@ public interface CudaDriver {
     long stream();
 
     void destroyStream(long stream);
+
+    /** Whether {@link #beginRecording} works, with kernels that start before the previous ones have ended. */
+    boolean recordsGraphs();
+
+    /** From now on what is enqueued on a stream is recorded instead of executed. */
+    void beginRecording(long stream);
+
+    /** Ends a recording. The caller must destroy the graph. */
+    long endRecording(long stream);
+
+    /** Enqueues all that was recorded. */
+    void launchGraph(long graph, long stream);
+
+    void destroyGraph(long graph);
+
+    /** The device address of pinned memory of the host, in the calling thread's context. */
+    long addressOfPinned(MemorySegment memory);
 
     /** Whether work enqueued on a stream is recorded into a graph instead of executed. */
     boolean isRecording(long stream);

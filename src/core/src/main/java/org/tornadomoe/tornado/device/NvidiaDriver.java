@@ -26,7 +26,12 @@ final class NvidiaDriver implements CudaDriver {
     private static final int L2_CACHE_SIZE = 38;
     private static final int EVENT_DISABLE_TIMING = 2;
     private static final int STREAM_NON_BLOCKING = 1;
-    private static final int MEMHOSTREGISTER_PORTABLE = 1;
+    private static final int MEMHOSTREGISTER_PORTABLE_AND_MAPPED = 3;
+    private static final int CAPTURE_MODE_THREAD_LOCAL = 1;
+
+    /** The first driver that records kernels which start early. */
+    private static final int RECORDS_EARLY_LAUNCHES = 12_030;
+
     private static final int PEER_ACCESS_ALREADY_ENABLED = 704;
     private static final int HOST_MEMORY_ALREADY_REGISTERED = 712;
     private static final AddressLayout POINTER = ValueLayout.ADDRESS;
@@ -107,12 +112,28 @@ final class NvidiaDriver implements CudaDriver {
         cu("cuFuncSetAttribute", List.of(LONG, INT, INT), function, FUNC_MAX_DYNAMIC_SHARED_SIZE, bytes);
     }
 
+    /** The driver's version, such as 12030 for 12.3. */
+    private static final class Version {
+        static final int OF_DRIVER = read();
+
+        private Version() {}
+
+        private static int read() {
+            try (Arena arena = Arena.ofConfined()) {
+                MemorySegment version = arena.allocate(INT);
+                cu("cuDriverGetVersion", List.of(POINTER), version);
+                return version.get(INT, 0);
+            }
+        }
+    }
+
     /** Functions that every call of a layer uses; they have exact types for speed. */
     private static final class Often {
         static final MethodHandle SET_CONTEXT = find("cuCtxSetCurrent", List.of(LONG));
         static final MethodHandle LAUNCH = find("cuLaunchKernelEx", List.of(POINTER, LONG, POINTER, LONG));
         static final MethodHandle TO_DEVICE = find("cuMemcpyHtoDAsync_v2", List.of(LONG, POINTER, LONG, LONG));
         static final MethodHandle FROM_DEVICE = find("cuMemcpyDtoHAsync_v2", List.of(POINTER, LONG, LONG, LONG));
+        static final MethodHandle LAUNCH_GRAPH = find("cuGraphLaunch", List.of(LONG, LONG));
         static final MethodHandle BETWEEN = find("cuMemcpyPeerAsync", List.of(LONG, LONG, LONG, LONG, LONG, LONG));
         static final MethodHandle RECORD = find("cuEventRecord", List.of(LONG, LONG));
         static final MethodHandle WAIT_FOR = find("cuStreamWaitEvent", List.of(LONG, LONG, INT));
@@ -188,7 +209,7 @@ final class NvidiaDriver implements CudaDriver {
                 List.of(POINTER, LONG, INT),
                 memory,
                 memory.byteSize(),
-                MEMHOSTREGISTER_PORTABLE);
+                MEMHOSTREGISTER_PORTABLE_AND_MAPPED);
         if (result == HOST_MEMORY_ALREADY_REGISTERED) {
             return false;
         }
@@ -221,6 +242,54 @@ final class NvidiaDriver implements CudaDriver {
     @Override
     public int cacheBytes(int device) {
         return attribute(device, L2_CACHE_SIZE);
+    }
+
+    @Override
+    public boolean recordsGraphs() {
+        return Version.OF_DRIVER >= RECORDS_EARLY_LAUNCHES;
+    }
+
+    @Override
+    public void beginRecording(long stream) {
+        cu("cuStreamBeginCapture_v2", List.of(LONG, INT), stream, CAPTURE_MODE_THREAD_LOCAL);
+    }
+
+    @Override
+    public long endRecording(long stream) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment graph = arena.allocate(LONG);
+            cu("cuStreamEndCapture", List.of(LONG, POINTER), stream, graph);
+            try {
+                MemorySegment made = arena.allocate(LONG);
+                cu("cuGraphInstantiateWithFlags", List.of(POINTER, LONG, LONG), made, graph.get(LONG, 0), 0L);
+                return made.get(LONG, 0);
+            } finally {
+                cu("cuGraphDestroy", List.of(LONG), graph.get(LONG, 0));
+            }
+        }
+    }
+
+    @Override
+    public void launchGraph(long graph, long stream) {
+        try {
+            check("cuGraphLaunch", (int) Often.LAUNCH_GRAPH.invokeExact(graph, stream));
+        } catch (Throwable failure) {
+            throw failed("cuGraphLaunch", failure);
+        }
+    }
+
+    @Override
+    public void destroyGraph(long graph) {
+        cu("cuGraphExecDestroy", List.of(LONG), graph);
+    }
+
+    @Override
+    public long addressOfPinned(MemorySegment memory) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment pointer = arena.allocate(LONG);
+            cu("cuMemHostGetDevicePointer_v2", List.of(POINTER, POINTER, INT), pointer, memory, 0);
+            return pointer.get(LONG, 0);
+        }
     }
 
     @Override

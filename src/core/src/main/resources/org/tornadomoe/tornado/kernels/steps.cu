@@ -1,4 +1,4 @@
-// What kernels in CUDA C share: who comes first, and four values of a row. gemm.cu and layer-stages.cu include this file.
+// What kernels in CUDA C share: who comes first, and four values of a row. gemm.cu, layer-stages.cu and join.cu include this file.
 
 typedef unsigned char u8;
 typedef unsigned long long u64;

@@ -15,6 +15,8 @@ import java.util.Objects;
 import java.util.Random;
 import java.util.Set;
 import java.util.TreeMap;
+import java.util.function.BooleanSupplier;
+import java.util.stream.IntStream;
 
 /**
  * A {@link RecordingDriver} that also does what it is told, as late as it may and streams in any order that they and
@@ -28,8 +30,15 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
         return hidden * (device + 2) + device;
     }
 
-    /** Something on a stream: an event that it makes happen and one that it waits for, by numbers, 0 for none. */
-    private record Todo(Runnable what, long happens, long awaits) {}
+    /**
+     * Something on a stream: an event that it makes happen and one that it waits for, by numbers, 0 for none; and what
+     * else it waits for.
+     */
+    private record Todo(Runnable what, long happens, long awaits, BooleanSupplier mayRun) {
+        Todo(Runnable what, long happens, long awaits) {
+            this(what, happens, awaits, () -> true);
+        }
+    }
 
     private final Arena arena = Arena.ofShared();
     private final Random random;
@@ -42,10 +51,18 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     private final Set<Long> happened = new HashSet<>();
     private final TreeMap<Long, MemorySegment> memory = new TreeMap<>();
 
-    /** By stream: what the first kernel has read. */
+    /** By stream what is recorded, and graphs. */
+    private final Map<Long, List<Todo>> recordings = new HashMap<>();
+
+    private final Map<Long, List<Todo>> graphs = new HashMap<>();
+
+    /** By stream: what the first kernel has read, and how many tokens it read that there are. */
     private final Map<Long, float[]> kept = new HashMap<>();
 
+    private final Map<Long, Integer> sizes = new HashMap<>();
+
     private long records;
+    private boolean isDeaf;
 
     /**
      * @param seed of the order
@@ -54,6 +71,11 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     public PlayedDriver(long seed, int h) {
         random = new Random(seed);
         this.h = h;
+    }
+
+    /** From now on no GPU sees what another writes into its memory for it to see. */
+    public void isDeaf() {
+        isDeaf = true;
     }
 
     /** Memory of a device, from an address on. */
@@ -71,7 +93,25 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     }
 
     private void put(long stream, Todo todo) {
-        streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(todo);
+        List<Todo> recording = recordings.get(stream);
+        if (recording != null) {
+            recording.add(todo);
+        } else {
+            streams.computeIfAbsent(stream, _ -> new ArrayDeque<>()).add(todo);
+        }
+    }
+
+    /**
+     * What a kernel reads before the kernel in front of it is through, as it may in a graph; elsewhere a copy is in
+     * front, for which it waits.
+     */
+    private void putBeforeTheLast(long stream, Runnable what) {
+        List<Todo> recording = recordings.get(stream);
+        if (recording != null) {
+            recording.add(Math.max(0, recording.size() - 1), new Todo(what, 0, 0));
+        } else {
+            put(stream, what);
+        }
     }
 
     /** Whatever may come next, somewhere. */
@@ -79,7 +119,7 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
         List<Deque<Todo>> ready = new ArrayList<>();
         for (Deque<Todo> stream : streams.values()) {
             Todo next = stream.peek();
-            if (next != null && (next.awaits == 0 || happened.contains(next.awaits))) {
+            if (next != null && (next.awaits == 0 || happened.contains(next.awaits)) && next.mayRun.getAsBoolean()) {
                 ready.add(stream);
             }
         }
@@ -142,6 +182,51 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     }
 
     @Override
+    public void beginRecording(long stream) {
+        super.beginRecording(stream);
+        recordings.put(stream, new ArrayList<>());
+    }
+
+    @Override
+    public long endRecording(long stream) {
+        List<Todo> recorded = Objects.requireNonNull(recordings.remove(stream));
+        long graph = super.endRecording(stream);
+        graphs.put(graph, recorded);
+        return graph;
+    }
+
+    @Override
+    public void launchGraph(long graph, long stream) {
+        super.launchGraph(graph, stream);
+        Objects.requireNonNull(graphs.get(graph)).forEach(todo -> put(stream, todo));
+    }
+
+    @Override
+    public void destroyGraph(long graph) {
+        super.destroyGraph(graph);
+        graphs.remove(graph);
+    }
+
+    @Override
+    public long addressOfPinned(MemorySegment host) {
+        memory.put(host.address(), host);
+        return super.addressOfPinned(host);
+    }
+
+    @Override
+    public long allocate(long bytes) {
+        long address = super.allocate(bytes);
+        hasMemory(address, bytes);
+        return address;
+    }
+
+    @Override
+    public void clear(long pointer, long bytes, long stream) {
+        super.clear(pointer, bytes, stream);
+        put(stream, () -> at(pointer, bytes).fill((byte) 0));
+    }
+
+    @Override
     public void copyBetween(long to, long toContext, long from, long fromContext, long bytes, long stream) {
         super.copyBetween(to, toContext, from, fromContext, bytes, stream);
         put(stream, () -> at(to, bytes).copyFrom(at(from, bytes)));
@@ -152,7 +237,34 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
         int device = deviceOfContext();
         long[] p = launch.parameters();
         switch (launch.kernel()) {
-            case "prepare" -> put(launch.stream(), () -> kept.put(launch.stream(), read(p[1], tokens(p[0]))));
+            case "take" ->
+                put(launch.stream(), () -> {
+                    write(p[2], 0, read(p[0], 0));
+                    at(p[3], 4 * p[4]).copyFrom(at(p[1], 4 * p[4]));
+                });
+            case "tell" ->
+                put(launch.stream(), () -> {
+                    if (!isDeaf) {
+                        write(p[0], 0, read(p[1], 0));
+                    }
+                });
+            case "sum" ->
+                put(
+                        launch.stream(),
+                        new Todo(
+                                () -> sum(p),
+                                0,
+                                0,
+                                () -> read(p[4], 0) == read(p[2], 0)
+                                        || IntStream.range(1, (int) p[8])
+                                                .allMatch(part -> read(p[3], part) == read(p[2], 0))));
+            case "prepare" -> {
+                putBeforeTheLast(launch.stream(), () -> sizes.put(launch.stream(), tokens(p[0])));
+                put(launch.stream(), () -> {
+                    int tokens = Objects.requireNonNull(sizes.get(launch.stream()));
+                    kept.put(launch.stream(), hidden(p[1], tokens));
+                });
+            }
             case "combine" ->
                 put(launch.stream(), () -> {
                     float[] hidden = Objects.requireNonNull(kept.get(launch.stream()));
@@ -182,11 +294,30 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
         }
     }
 
+    private void sum(long[] p) {
+        float[] sums = at(p[0], 4 * p[7]).toArray(ValueLayout.JAVA_FLOAT);
+        for (int other = 0; other < p[8] - 1; other++) {
+            float[] terms = at(p[1] + 4 * p[6] * other, 4 * p[7]).toArray(ValueLayout.JAVA_FLOAT);
+            for (int i = 0; i < sums.length; i++) {
+                sums[i] += terms[i];
+            }
+        }
+        at(p[5], 4 * p[7]).copyFrom(MemorySegment.ofArray(sums));
+    }
+
+    private int read(long address, int index) {
+        return at(address + 4L * index, 4).get(ValueLayout.JAVA_INT, 0);
+    }
+
+    private void write(long address, int index, int value) {
+        at(address + 4L * index, 4).set(ValueLayout.JAVA_INT, 0, value);
+    }
+
     private int tokens(long header) {
         return at(header, 4).get(ValueLayout.JAVA_INT, 0);
     }
 
-    private float[] read(long address, int tokens) {
+    private float[] hidden(long address, int tokens) {
         return at(address, 4L * tokens * h).toArray(ValueLayout.JAVA_FLOAT);
     }
 

@@ -63,6 +63,7 @@ public class RecordingDriver implements CudaDriver {
     private long context;
     private long next = 1000;
     private boolean recording;
+    private boolean recordsGraphs;
 
     /** A context of a device, with one stream. Contexts are numbers of two digits, streams of three. */
     public void add(long context, long stream, int device) {
@@ -328,6 +329,48 @@ public class RecordingDriver implements CudaDriver {
         assertThat(other).isNotEqualTo(context);
     }
 
+    /** From now on it records graphs, or no longer. */
+    public void recordsGraphs(boolean records) {
+        recordsGraphs = records;
+    }
+
+    @Override
+    public boolean recordsGraphs() {
+        return recordsGraphs;
+    }
+
+    @Override
+    public void beginRecording(long stream) {
+        note("beginRecording " + stream);
+        requireStream(stream);
+    }
+
+    @Override
+    public long endRecording(long stream) {
+        note("endRecording " + stream);
+        requireStream(stream);
+        return give("graph");
+    }
+
+    @Override
+    public void launchGraph(long graph, long stream) {
+        note("launchGraph " + graph);
+        requireOurs(graph, "graph");
+        requireStream(stream);
+    }
+
+    @Override
+    public void destroyGraph(long graph) {
+        note("destroyGraph");
+        takeBack(graph, "graph");
+    }
+
+    @Override
+    public long addressOfPinned(MemorySegment memory) {
+        note("addressOfPinned");
+        return memory.address();
+    }
+
     @Override
     public boolean isRecording(long stream) {
         requireStream(stream);
@@ -342,7 +385,9 @@ public class RecordingDriver implements CudaDriver {
     @Override
     public long allocate(long bytes) {
         note("allocate " + bytes);
-        return give("memory");
+        long pointer = give("memory");
+        next += bytes;
+        return pointer;
     }
 
     @Override
