@@ -9,6 +9,7 @@ import java.util.Map;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.family.ConfigFile;
 import org.tornadomoe.checkpoint.file.CheckpointException;
 
 /**
@@ -102,7 +103,7 @@ public record CheckpointName(Path name, Map<String, String> environment) {
 
     /** The file of a model that is one GGUF file, or its first; else the folder. */
     private static Path onlyGguf(Path snapshot) {
-        if (Files.exists(snapshot.resolve("config.json"))) {
+        if (ConfigFile.isIn(snapshot)) {
             return snapshot;
         }
         try {

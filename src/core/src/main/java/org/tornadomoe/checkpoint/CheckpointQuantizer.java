@@ -18,6 +18,7 @@ import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.tornadomoe.checkpoint.QuantizationErrors.ExpertError;
+import org.tornadomoe.checkpoint.family.ConfigFile;
 import org.tornadomoe.checkpoint.family.LayerShape;
 import org.tornadomoe.checkpoint.family.ModelFamilies;
 import org.tornadomoe.checkpoint.file.CheckpointException;
@@ -56,7 +57,7 @@ import tools.jackson.jr.ob.JSON;
 public final class CheckpointQuantizer {
     /** What says how the source is stored: written anew, or true no more. */
     private static final Set<String> CONFIGURATIONS =
-            Set.of("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json");
+            Set.of("config.json", "params.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json");
 
     /**
      * What was written.
@@ -148,7 +149,7 @@ public final class CheckpointQuantizer {
         }
         try (MoeCheckpoint checkpoint = MoeCheckpoint.open(source);
                 Safetensors tensors = Safetensors.open(source)) {
-            JsonFile config = JsonFile.read(source.resolve("config.json"));
+            JsonFile config = ConfigFile.of(source);
             List<Integer> chosen = layers == null ? checkpoint.moeLayers() : withSharers(checkpoint, layers);
             if (chosen.isEmpty()) {
                 throw new CheckpointException(config.file(), "the model has no MoE layer");
@@ -435,7 +436,7 @@ public final class CheckpointQuantizer {
             for (Path file : there.filter(Files::isRegularFile).toList()) {
                 String name = file.getFileName().toString();
                 boolean weights = name.matches(".*\\.(safetensors|bin|pt|pth|gguf|h5|msgpack)")
-                        || name.equals("model.safetensors.index.json");
+                        || name.endsWith(".safetensors.index.json");
                 if (!weights && !written.contains(name) && !CONFIGURATIONS.contains(name)) {
                     Path real = file.toRealPath();
                     if (!real.startsWith(root) && !isBlob(root, real)) {
@@ -505,7 +506,7 @@ public final class CheckpointQuantizer {
     private String namesOf(int layer) {
         LayerShape.Stack stack = source.checkpoint.shape(layer).stack();
         return stack == null
-                ? ".*\\.layers\\." + layer + "\\..*"
+                ? "(.*\\.)?layers\\." + layer + "\\..*"
                 : "(.*\\.)?" + stack.name().replace(".", "\\.") + "(layers|block)\\." + stack.layer() + "\\..*";
     }
 }

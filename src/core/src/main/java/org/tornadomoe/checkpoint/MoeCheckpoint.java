@@ -10,6 +10,7 @@ import java.util.Set;
 import java.util.TreeMap;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
+import org.tornadomoe.checkpoint.family.ConfigFile;
 import org.tornadomoe.checkpoint.family.ExpertFields;
 import org.tornadomoe.checkpoint.family.LayerShape;
 import org.tornadomoe.checkpoint.family.ModelFamilies;
@@ -231,7 +232,7 @@ public final class MoeCheckpoint implements AutoCloseable {
                             ? "is neither a directory with config.json and safetensors nor a GGUF file"
                             : "no such checkpoint");
         }
-        JsonFile file = JsonFile.read(path.resolve("config.json"));
+        JsonFile file = ConfigFile.of(path);
         JsonFile json = ModelFamilies.textConfig(file);
         ModelFamily family = ModelFamilies.of(json);
         family.config(json); // its complaints come before those about tensors
@@ -261,8 +262,7 @@ public final class MoeCheckpoint implements AutoCloseable {
                 return opened.config;
             }
         }
-        JsonFile json =
-                ModelFamilies.textConfig(JsonFile.read(Files.isDirectory(path) ? path.resolve("config.json") : path));
+        JsonFile json = ModelFamilies.textConfig(Files.isDirectory(path) ? ConfigFile.of(path) : JsonFile.read(path));
         ModelFamily family = ModelFamilies.of(json);
         ExpertFields.requireUnderstood(family, family.ofFirstLayer(json));
         return family.config(json);

@@ -36,6 +36,11 @@ public final class Safetensors implements AutoCloseable {
     private static final String SINGLE = "model.safetensors";
     private static final String INDEX = "model.safetensors.index.json";
 
+    /** As Mistral names its own. */
+    private static final String MISTRAL_SINGLE = "consolidated.safetensors";
+
+    private static final String MISTRAL_INDEX = "consolidated.safetensors.index.json";
+
     private final Path path;
     private final Arena arena;
     private final List<MappedFile> files = new ArrayList<>();
@@ -64,12 +69,14 @@ public final class Safetensors implements AutoCloseable {
             Safetensors opened = new Safetensors(fileOrDirectory, arena);
             if (!Files.exists(fileOrDirectory)) {
                 throw new CheckpointException(fileOrDirectory, "no such file or directory");
-            } else if (!Files.isDirectory(fileOrDirectory)) {
+            }
+            Path single = first(fileOrDirectory, SINGLE, INDEX, MISTRAL_SINGLE, MISTRAL_INDEX);
+            if (!Files.isDirectory(fileOrDirectory)) {
                 opened.addFile(fileOrDirectory);
-            } else if (Files.exists(fileOrDirectory.resolve(SINGLE))) {
-                opened.addFile(fileOrDirectory.resolve(SINGLE));
-            } else if (Files.exists(fileOrDirectory.resolve(INDEX))) {
-                opened.addShards(fileOrDirectory.resolve(INDEX));
+            } else if (single != null && single.toString().endsWith(".json")) {
+                opened.addShards(single);
+            } else if (single != null) {
+                opened.addFile(single);
             } else {
                 throw new CheckpointException(
                         fileOrDirectory, "holds neither " + SINGLE + " nor " + INDEX + insteadOf(fileOrDirectory));
@@ -79,6 +86,14 @@ public final class Safetensors implements AutoCloseable {
             arena.close();
             throw e;
         }
+    }
+
+    private static @Nullable Path first(Path directory, String... names) {
+        return Stream.of(names)
+                .map(directory::resolve)
+                .filter(Files::exists)
+                .findFirst()
+                .orElse(null);
     }
 
     /** What a directory without safetensors has instead, and what to do about it; empty if that is nothing known. */
@@ -123,7 +138,7 @@ public final class Safetensors implements AutoCloseable {
             if (tensor == null) {
                 throw new CheckpointException(
                         index.resolveSibling(shard),
-                        "has no tensor '" + JsonFile.shown(name) + "', which " + INDEX + " says it has");
+                        "has no tensor '" + JsonFile.shown(name) + "', which " + index.getFileName() + " says it has");
             }
             tensors.put(name, tensor);
         });
@@ -142,7 +157,8 @@ public final class Safetensors implements AutoCloseable {
         }
         Path shard = index.resolveSibling(name);
         if (!Files.exists(shard)) {
-            throw new CheckpointException(shard, "no such file, though " + INDEX + " names it as a shard");
+            throw new CheckpointException(
+                    shard, "no such file, though " + index.getFileName() + " names it as a shard");
         }
         return shard;
     }

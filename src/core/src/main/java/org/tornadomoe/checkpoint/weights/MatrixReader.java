@@ -22,11 +22,11 @@ public record MatrixReader(BlockTensors tensors, @Nullable WeightQuantization qu
 
     /** What scales of 8-bit floats are called, beside {@code NAME.weight} or at the end of a fused tensor's name. */
     private static final List<String> SCALES =
-            List.of("weight_scale_inv", "weight_scale", "scale_inv", "scales_inv", "scale", "scales");
+            List.of("weight_scale_inv", "weight_scale", "scale_inv", "scales_inv", "scale", "scales", "qscale_weight");
 
     /** Scales of activations, which stay floats where weights are 8-bit or 4-bit floats. */
     private static final List<String> OF_ACTIVATIONS =
-            List.of("input_scale", "input_global_scale", "activation_scale", "input_zero_point");
+            List.of("input_scale", "input_global_scale", "activation_scale", "input_zero_point", "qscale_act");
 
     /**
      * A matrix [rows, cols] that has tensors of its own.
