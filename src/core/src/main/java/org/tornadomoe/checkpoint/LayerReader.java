@@ -159,12 +159,13 @@ public final class LayerReader {
     /** A router that several layers have, and the block that is this layer's own. */
     private Found foundInBank() {
         String router = BANKS + shape.home() + "." + ROUTERS.getFirst();
-        String weight = router + ".weight";
-        String name = tensors.names().stream()
-                .filter(each -> isUnder(each, weight))
+        String stack = tensors.names().stream()
+                .flatMap(name -> MatrixReader.SUFFIXES.stream()
+                        .map(suffix -> router + "." + suffix)
+                        .filter(end -> isUnder(name, end))
+                        .map(end -> name.substring(0, name.length() - end.length())))
                 .findFirst()
-                .orElseThrow(() -> reader.missing(List.of("the router"), List.of("*" + weight)));
-        String stack = name.substring(0, name.length() - weight.length());
+                .orElseThrow(() -> reader.missing(List.of("the router"), List.of("*" + router + ".weight")));
         return new Found(
                 stack + router, stack + BlockReader.LAYERS.getFirst() + reader.place() + "." + BLOCKS.getFirst());
     }

@@ -14,14 +14,17 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 
 /**
  * The tensors of a safetensors file, or of a directory with {@code model.safetensors} or with shards and a {@code
- * model.safetensors.index.json}. Files are mapped read-only: opening reads the headers alone, tensors of any size cost
+ * model.safetensors.index.json}; without an index, of all shards, or of the only file. Files are mapped read-only: opening reads the headers alone, tensors of any size cost
  * no heap. Thread-safe; {@link #close} unmaps, and what was not copied out can't be read any more. A file that is
  * changed while it is open gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link
  * #requireUnchanged} tells.
@@ -40,6 +43,9 @@ public final class Safetensors implements AutoCloseable {
     private static final String MISTRAL_SINGLE = "consolidated.safetensors";
 
     private static final String MISTRAL_INDEX = "consolidated.safetensors.index.json";
+
+    /** A shard's name: the set's, its number, how many there are. */
+    private static final Pattern SHARD = Pattern.compile("(.+)-(\\d{5})-of-(\\d{5})\\.safetensors");
 
     private final Path path;
     private final Arena arena;
@@ -78,8 +84,7 @@ public final class Safetensors implements AutoCloseable {
             } else if (single != null) {
                 opened.addFile(single);
             } else {
-                throw new CheckpointException(
-                        fileOrDirectory, "holds neither " + SINGLE + " nor " + INDEX + insteadOf(fileOrDirectory));
+                withoutIndex(fileOrDirectory).forEach(opened::addFile);
             }
             return opened;
         } catch (Throwable e) {
@@ -96,14 +101,55 @@ public final class Safetensors implements AutoCloseable {
                 .orElse(null);
     }
 
-    /** What a directory without safetensors has instead, and what to do about it; empty if that is nothing known. */
-    private static String insteadOf(Path directory) {
+    /**
+     * The files of a directory with neither of the usual names: shards that are all there, by their numbers, or else
+     * its only one, whatever that is called.
+     */
+    private static List<Path> withoutIndex(Path directory) {
         List<String> names;
         try (Stream<Path> all = Files.list(directory)) {
             names = all.map(file -> file.getFileName().toString()).sorted().toList();
         } catch (IOException e) {
-            return "";
+            throw CheckpointException.of(directory, "cannot be read", e);
         }
+        String neither = "holds neither " + SINGLE + " nor " + INDEX;
+        List<String> files =
+                names.stream().filter(name -> name.endsWith(".safetensors")).toList();
+        Map<String, List<String>> sets = new LinkedHashMap<>();
+        for (String name : files) {
+            Matcher shard = SHARD.matcher(name);
+            if (shard.matches()) {
+                sets.computeIfAbsent(shard.group(1) + shard.group(3), set -> new ArrayList<>())
+                        .add(name);
+            }
+        }
+        if (sets.size() > 1 || sets.isEmpty() && files.size() > 1) {
+            throw new CheckpointException(
+                    directory,
+                    neither + "; it holds " + files.get(0) + " and " + files.get(files.size() - 1)
+                            + ": which is the model's? Name that one " + SINGLE + ", or fetch the index");
+        }
+        for (List<String> shards : sets.values()) {
+            String first = shards.getFirst();
+            Matcher shard = SHARD.matcher(first);
+            int total = shard.matches() ? Integer.parseInt(shard.group(3)) : 0;
+            for (int i = 1; i <= total; i++) {
+                String expected = shard.group(1) + String.format(Locale.ROOT, "-%05d-of-%05d", i, total);
+                if (!shards.contains(expected + ".safetensors")) {
+                    throw new CheckpointException(
+                            directory, neither + ", and of the " + total + " shards " + expected + ".safetensors is missing");
+                }
+            }
+            return shards.stream().map(directory::resolve).toList();
+        }
+        if (files.isEmpty()) {
+            throw new CheckpointException(directory, neither + insteadOf(names));
+        }
+        return List.of(directory.resolve(files.getFirst()));
+    }
+
+    /** What a directory without safetensors has instead, and what to do about it; empty if that is nothing known. */
+    private static String insteadOf(List<String> names) {
         for (String name : names) {
             if (name.endsWith(".gguf")) {
                 return "; it holds " + name + ": give the path of that file";
@@ -117,7 +163,13 @@ public final class Safetensors implements AutoCloseable {
     }
 
     private void addFile(Path file) {
-        tensors.putAll(map(file));
+        map(file).forEach((name, tensor) -> {
+            Tensor other = tensors.putIfAbsent(name, tensor);
+            if (other != null) {
+                throw new CheckpointException(
+                        file, "tensor '" + JsonFile.shown(name) + "' is also in " + other.file().getFileName());
+            }
+        });
     }
 
     private void addShards(Path index) {

@@ -425,6 +425,48 @@ class SafetensorsTest {
         }
     }
 
+    private void write(String file, String tensor) {
+        new SafetensorsWriter().add(tensor, new float[] {1}, 1).write(directory.resolve(file));
+    }
+
+    /** As when somebody fetched the shards and not the index; what lies beside them is none of theirs. */
+    @Test
+    void shardsNeedNoIndexIfAllAreThere() {
+        write("model-00001-of-00003.safetensors", "a");
+        write("model-00003-of-00003.safetensors", "c");
+        write("golden.safetensors", "hidden_states");
+        assertRefused(
+                directory,
+                "holds neither model.safetensors nor model.safetensors.index.json, and of the 3 shards"
+                        + " model-00002-of-00003.safetensors is missing");
+        write("model-00002-of-00003.safetensors", "b");
+        try (Safetensors tensors = Safetensors.open(directory)) {
+            assertThat(tensors.names()).containsExactly("a", "b", "c");
+        }
+        write("model-00002-of-00003.safetensors", "a");
+        assertThatExceptionOfType(CheckpointException.class)
+                .isThrownBy(() -> Safetensors.open(directory).close())
+                .withMessage(directory.resolve("model-00002-of-00003.safetensors")
+                        + ": tensor 'a' is also in model-00001-of-00003.safetensors");
+        write("other-00001-of-00001.safetensors", "b");
+        assertRefused(
+                directory, "it holds golden.safetensors and other-00001-of-00001.safetensors: which is the model's?");
+    }
+
+    /** As AutoGPTQ names it. */
+    @Test
+    void theOnlyFileMayHaveAnyName() {
+        write("gptq_model-4bit-128g.safetensors", "a");
+        try (Safetensors tensors = Safetensors.open(directory)) {
+            assertThat(tensors.names()).containsExactly("a");
+        }
+        write("hidden.safetensors", "b");
+        assertRefused(
+                directory,
+                "it holds gptq_model-4bit-128g.safetensors and hidden.safetensors: which is the model's?"
+                        + " Name that one model.safetensors, or fetch the index");
+    }
+
     @Test
     void aSingleFileIsPreferredToAnIndex() throws IOException {
         new SafetensorsWriter().add("single", new float[1], 1).write(directory.resolve("model.safetensors"));
