@@ -44,6 +44,14 @@ record BlockReader(BlockTensors tensors, @Nullable WeightQuantization quantizati
         return new MatrixReader(tensors, quantization).read(module, rows, cols);
     }
 
+    /** How many rows a matrix has, however it is stored. */
+    int rows(String module) {
+        String plain = module + ".weight";
+        return tensors.has(plain) && tensors.hasFloats(plain)
+                ? Math.toIntExact(tensors.shape(plain)[0])
+                : new MatrixReader(tensors, quantization).shape(module)[0];
+    }
+
     /** A matrix as floats: a router may be quantised as any module is. */
     float[] floats(String module, int rows, int cols) {
         String plain = module + ".weight";

@@ -184,15 +184,14 @@ final class ExpertReader {
     }
 
     private @Nullable Latent latent() {
-        String into = block + "fc1_latent_proj.weight";
-        if (!shape.has(Peculiarity.LATENT) || !tensors.has(into)) {
+        String into = block + "fc1_latent_proj";
+        if (!shape.has(Peculiarity.LATENT) || !layer.hasAny(into + ".")) {
             return null;
         }
-        Tensor first = tensors.tensor(into);
-        int inner = (int) Math.min(first.shape()[0], Integer.MAX_VALUE);
+        int inner = layer.rows(into);
         return new Latent(
-                Matrix.Floats.of(first, inner, shape.hidden()),
-                Matrix.Floats.of(tensors.tensor(block + "fc2_latent_proj.weight"), shape.hidden(), inner));
+                layer.matrix(into, inner, shape.hidden()),
+                layer.matrix(block + "fc2_latent_proj", shape.hidden(), inner));
     }
 
     private List<Projections> experts(int inner, List<Tensor> fused) {

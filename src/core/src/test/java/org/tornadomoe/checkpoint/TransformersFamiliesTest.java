@@ -40,6 +40,7 @@ class TransformersFamiliesTest {
             "minimax_m3_vl_text",
             "moondream3",
             "nemotron_h_latent",
+            "nemotron_h_latent_mlx",
             "pangu_pro_moe");
 
     private static List<Path> families() throws IOException {
