@@ -100,6 +100,11 @@ class CudaKernelsTest {
 
     private static final RandomLayer MANY_EXPERTS = RandomLayer.of(40, 2, 40, 24, 6, 2);
 
+    /** Many tokens, whose logits are computed in tiles, and in wide ones. */
+    private static final RandomLayer TILED = RandomLayer.of(40, 2, 24, 12, 800, 2);
+
+    private static final RandomLayer WIDELY_TILED = RandomLayer.of(640, 1, 32, 16, 768, 3);
+
     private static final RandomLayer ADAPTED = RandomLayer.of(33, 6, 65, 33, 50, 23);
 
     private static Stream<Case> hopperLayers() {
@@ -111,8 +116,8 @@ class CudaKernelsTest {
         return Stream.of(
                 new Case("few and many", SMALL, 1, 8, 12, 40),
                 new Case("blocks of every size", FEW_EXPERTS.withBiases(), 12, 40, 75, 400),
-                new Case("logits in tiles", RandomLayer.of(40, 2, 24, 12, 800, 2), 800),
-                new Case("logits in wide tiles", RandomLayer.of(640, 1, 32, 16, 768, 3), 768),
+                new Case("logits in tiles", TILED, 800),
+                new Case("logits in wide tiles", WIDELY_TILED, 768),
                 new Case("sizes that are no tile's", RandomLayer.of(33, 3, 27, 13, 70, 4), 3, 70),
                 new Case("weighed on input", RandomLayer.of(5, 1, 40, 24, 40, 5).weighedOnInput(), 3, 40),
                 new Case("biases", SMALL.withBiases(), 3, 40),
@@ -172,6 +177,8 @@ class CudaKernelsTest {
                         addLaunched(MANY_EXPERTS, scheme, gemm, new int[] {6}, launched);
                     });
         }
+        addLaunched(TILED, Int8Scheme.W8A8_CHANNEL, MmaGemm.ofInt8(), new int[] {800}, launched); // logitsInTiles()
+        addLaunched(WIDELY_TILED, Int8Scheme.W8A8_CHANNEL, MmaGemm.ofInt8(), new int[] {768}, launched);
         launched.add("expert-gemm.cu expertGemm"); // others()
         Set<String> written = new TreeSet<>();
         for (String source : List.of(
@@ -184,7 +191,7 @@ class CudaKernelsTest {
                 "expert-gemm.cu")) {
             new CudaSource(source).entries().keySet().forEach(entry -> written.add(named(source, entry)));
         }
-        assertThat(launched).isEqualTo(written).hasSize(39);
+        assertThat(launched).isEqualTo(written).hasSize(43);
     }
 
     /** A kernel of a file that others include is one, whichever includes it. */
@@ -419,6 +426,16 @@ class CudaKernelsTest {
                     .withRoundToNearest(true);
             LayerChecks.forwardMatchesReference(experts, nearest, SMALL.on(CUDA), 3, 40);
         }
+    }
+
+    /** GPUs other than Hopper have kernels of their own for it. */
+    @Tag("device")
+    @Test
+    void logitsInTiles() {
+        TornadoExperts experts = new TornadoMmaExperts();
+        assumeTrue(experts.gemm().obstacle(cuda()) == null, () -> "not for " + cuda());
+        LayerChecks.forwardMatchesReference(experts, Int8Scheme.W8A8_CHANNEL, TILED.on(CUDA), 800);
+        LayerChecks.forwardMatchesReference(experts, Int8Scheme.W8A8_CHANNEL, WIDELY_TILED.on(CUDA), 768);
     }
 
     /** Blocks of 128 columns have tiles of their own on Hopper, for scales that many rows share and for others. */

@@ -170,9 +170,9 @@ class CudaTaskTest {
                 .contains("tileGemm128")
                 .doesNotContain("skinnyGemm");
         assertThat(launched)
-                .filteredOn(launch -> launch.kernel().equals("align"))
+                .filteredOn(launch -> launch.kernel().equals("topK"))
                 .singleElement()
-                .satisfies(launch -> assertThat(launch.gridX()).isEqualTo(5));
+                .satisfies(launch -> assertThat(launch.gridX()).isEqualTo(25));
     }
 
     /** Wherever a call fails, nothing of it is under way afterwards, its cause is told, and the next call is whole. */

@@ -14,6 +14,11 @@ abstract class CudaGemm implements ExpertGemm {
     /** The resource with its kernels. */
     abstract String source();
 
+    /** Whether it is for Hopper alone, so that what is around it may have kernels for Hopper, too. */
+    boolean isForHopper() {
+        return false;
+    }
+
     /** What its source is compiled with, beside what {@code gemm.cu} asks for. */
     abstract List<String> options(LayerArrays a, int cols);
 

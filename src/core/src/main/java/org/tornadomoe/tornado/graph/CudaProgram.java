@@ -28,11 +28,20 @@ abstract class CudaProgram extends LayerProgram {
     /** Tokens whose experts are chosen and sorted by one group. */
     private static final int ROUTED_TOGETHER = 32;
 
-    /** Tokens whose logits are computed in tiles. */
+    /** Tokens whose logits are computed in tiles, and whose pairs are sorted in runs. */
     static final int MANY = 768;
+
+    /** The same on Hopper. */
+    private static final int MANY_ON_HOPPER = 384;
 
     /** Tokens of such a tile. */
     private static final int LOGIT_TOKENS = 32;
+
+    /** Groups that share a tile of logits on Hopper. */
+    private static final int CLUSTER = 4;
+
+    /** Pairs that a group sorts. */
+    private static final int RUN = 1024;
 
     /** Groups that keep most multiprocessors busy. */
     private static final int FULL = 100;
@@ -55,8 +64,12 @@ abstract class CudaProgram extends LayerProgram {
     /** hidden → logits, and maybe more. */
     abstract List<Stage> first();
 
-    /** hidden → hiddenQ and scales, behind what {@link #first} has done of it. */
-    abstract List<Stage> packTokens();
+    /**
+     * ids → pairs in expert order, and hidden → hiddenQ and scales, behind what {@link #first} has done of it.
+     *
+     * @param sorts for how many tokens nobody has sorted them
+     */
+    abstract List<Stage> sortAndPack(IntPredicate sorts);
 
     /** activated → activatedQ and scales, unless the second product does it. */
     abstract List<Stage> packPairs();
@@ -72,8 +85,7 @@ abstract class CudaProgram extends LayerProgram {
                         routes ? List.of(route()) : List.<Stage>of(),
                         routes ? List.of(topK(m -> m > ROUTED_TOGETHER)) : List.<Stage>of(),
                         place(m -> !routes || m > ROUTED_TOGETHER),
-                        List.of(sort(m -> !routes || m > ROUTED_TOGETHER)),
-                        packTokens(),
+                        sortAndPack(m -> !routes || m > ROUTED_TOGETHER),
                         activated(),
                         packPairs(),
                         List.of(products.stage(
@@ -264,12 +276,16 @@ abstract class CudaProgram extends LayerProgram {
         return keep == 0 ? List.of(sort(m -> true)) : super.align(keep);
     }
 
+    final int many() {
+        return products.isForHopper() ? MANY_ON_HOPPER : MANY;
+    }
+
     /**
      * Whether logits are computed in tiles, whose bits are others; a few rows of the router are none. Where batches are
      * to be invariant all are.
      */
     final boolean isTiled(int m) {
-        return (m >= MANY || a.shape.config.batchInvariant())
+        return (m >= many() || a.shape.config.batchInvariant())
                 && a.shape.config.numRouterLogits() >= 32
                 && a.shape.hidden % 4 == 0;
     }
@@ -290,17 +306,28 @@ abstract class CudaProgram extends LayerProgram {
             return isTiled(m) ? Launch.NONE : new Launch("prepare", 128, groups + m * rowsPerToken, 1, 0);
         };
         IntFunction<Launch> tiles = m -> {
-            int down = Math.ceilDiv(m, LOGIT_TOKENS);
-            int wide = down * Math.ceilDiv(rows, 128);
             if (!isTiled(m)) {
                 return Launch.NONE;
             }
+            if (products.isForHopper()) {
+                int wide = CLUSTER * Math.ceilDiv(m, 128) * Math.ceilDiv(rows, 128);
+                return wide >= FULL
+                        ? new Launch("hopperLogits128", 256, wide, 1, 768 * 128 + 99840)
+                        : new Launch(
+                                "hopperLogits64",
+                                256,
+                                CLUSTER * Math.ceilDiv(m, 64) * Math.ceilDiv(rows, 128),
+                                1,
+                                768 * 64 + 99840);
+            }
+            int down = Math.ceilDiv(m, LOGIT_TOKENS);
+            int wide = down * Math.ceilDiv(rows, 128);
             return rows >= 128 && wide >= FULL && hasRoomForWideTiles
                     ? new Launch("logits128", 256, wide, 1, 8 * (LOGIT_TOKENS + 128) * 128)
                     : new Launch("logits32", 256, down * Math.ceilDiv(rows, 32), 1, 12 * (LOGIT_TOKENS + 32) * 128);
         };
         return List.of(
-                prepare(name, few, rows, rowsPerToken, 0),
+                prepare(name, few, rows, rowsPerToken),
                 stage(
                         "logits",
                         tiles,
@@ -309,7 +336,7 @@ abstract class CudaProgram extends LayerProgram {
                         List.of(a.shape.hidden, rows)));
     }
 
-    final Stage prepare(String name, IntFunction<Launch> launch, int rows, int rowsPerToken, int beside) {
+    final Stage prepare(String name, IntFunction<Launch> launch, int rows, int rowsPerToken) {
         return stage(
                 name,
                 launch,
@@ -321,8 +348,7 @@ abstract class CudaProgram extends LayerProgram {
                         HopperWeights.chunks(a.shape.hidden),
                         rowsPerToken,
                         a.shape.weightsOnInput ? 1 : 0,
-                        a.shape.topK,
-                        beside));
+                        a.shape.topK));
     }
 
     /** logits → ids and weights and pairs in expert order, for few tokens. */
@@ -365,20 +391,60 @@ abstract class CudaProgram extends LayerProgram {
                 choice());
     }
 
-    private Stage sort(IntPredicate when) {
+    /** ids → pairs in expert order. */
+    final Stage sort(IntPredicate when) {
+        int experts = a.shape.localExperts;
         return stage(
                 "align",
-                m -> when.test(m)
-                        ? new Launch("align", 1024, a.shape.localExperts, 1, 4 * a.shape.localExperts)
-                        : Launch.NONE,
+                m -> !when.test(m)
+                        ? Launch.NONE
+                        : m < many()
+                                ? new Launch("align", RUN, experts, 1, 4 * experts)
+                                : sorting("alignRuns", runs(m)),
                 List.of(a.work.placedIds, a.weights.expertMap),
                 List.of(a.work.keys, a.work.sortedIds, a.work.expertIds, a.work.numPostPadded, a.work.loads),
+                sorting());
+    }
+
+    /** The same, and hidden → hiddenQ and scales by other groups of the kernel, eight rows each. */
+    final Stage sortAndQuantize(IntPredicate when) {
+        int rowsPerToken = a.shape.config.inputRowsPerToken();
+        return stage(
+                "alignAndQuantize",
+                m -> when.test(m)
+                        ? sorting("alignAndQuantize", runs(m) + Math.ceilDiv(m * rowsPerToken, 8))
+                        : Launch.NONE,
+                List.of(a.work.placedIds, a.weights.expertMap, a.work.hidden, a.work.topkWeights),
                 List.of(
-                        a.shape.topK,
-                        a.shape.experts,
-                        a.shape.localExperts,
-                        a.shape.balanced ? 1 : 0,
-                        a.shape.batched ? 1 : 0));
+                        a.work.keys,
+                        a.work.sortedIds,
+                        a.work.expertIds,
+                        a.work.numPostPadded,
+                        a.work.loads,
+                        a.work.hiddenQ,
+                        a.work.hiddenScales,
+                        a.work.amax),
+                Stream.concat(
+                                sorting().stream(),
+                                Stream.of(
+                                        a.shape.hidden,
+                                        HopperWeights.chunks(a.shape.hidden),
+                                        rowsPerToken,
+                                        a.shape.weightsOnInput ? 1 : 0))
+                        .toList());
+    }
+
+    private int runs(int tokens) {
+        return Math.max(1, Math.ceilDiv(a.shape.pairs(tokens), RUN));
+    }
+
+    private Launch sorting(String entryPoint, int groups) {
+        return new Launch(entryPoint, RUN, groups, 1, 76 * a.shape.localExperts);
+    }
+
+    private List<Object> sorting() {
+        return List.of(
+                a.shape.topK, a.shape.experts, a.shape.localExperts, a.shape.balanced ? 1 : 0, a.shape.batched ? 1 : 0);
     }
 
     /** Keys of a token's choices, and of their groups. */
@@ -408,7 +474,9 @@ abstract class CudaProgram extends LayerProgram {
         return Stage.cuda(new CudaKernel(
                 name,
                 "layer-stages.cu",
-                List.of(pad("LEAD", a.alignmentPad)),
+                products.isForHopper()
+                        ? List.of(HopperGemm.ARCHITECTURE, pad("LEAD", a.alignmentPad))
+                        : List.of(pad("LEAD", a.alignmentPad)),
                 launch,
                 afterHeader(reads),
                 writes,

@@ -105,6 +105,11 @@ public final class HopperGemm extends CudaGemm {
     }
 
     @Override
+    boolean isForHopper() {
+        return true;
+    }
+
+    @Override
     List<String> options(LayerArrays a, int cols) {
         return List.of(ARCHITECTURE, "-DONE_SCALE=" + (hasOneScale(a) ? 1 : 0));
     }

@@ -26,19 +26,21 @@ final class HopperProgram extends CudaProgram {
     }
 
     @Override
-    List<Stage> packTokens() {
+    List<Stage> sortAndPack(IntPredicate sorts) {
         if (hasOneScale()) {
-            return quantizeTokens();
+            return inOrder(List.of(sort(sorts)), quantizeTokens());
         }
-        boolean weighted = a.shape.weightsOnInput;
-        return List.of(quantize(m -> weighted || !a.shape.routes || isTiled(m), weighted ? 0 : 1));
+        // Those for which the first kernel hasn't done it.
+        IntPredicate packs = m -> a.shape.weightsOnInput || !a.shape.routes || isTiled(m);
+        IntPredicate both = sorts.and(packs).and(m -> m >= many());
+        return List.of(sort(sorts.and(both.negate())), sortAndQuantize(both), quantize(packs.and(both.negate())));
     }
 
     @Override
     List<Stage> quantizeTokens() {
         return hasOneScale()
                 ? packRows(QuantizedMatrix.tokens(a), m -> m * a.shape.config.inputRowsPerToken())
-                : List.of(quantize(m -> true, 0));
+                : List.of(quantize(m -> true));
     }
 
     /** Packs rows that are quantised by one scale for all. */
@@ -47,19 +49,14 @@ final class HopperProgram extends CudaProgram {
         return packRows(x, chunks, 64 * chunks, 0, count);
     }
 
-    /**
-     * hidden → int8 tokens.
-     *
-     * @param beside 1 behind a kernel that has nothing to do with it
-     */
-    private Stage quantize(IntPredicate when, int beside) {
+    /** hidden → int8 tokens. */
+    private Stage quantize(IntPredicate when) {
         int rowsPerToken = a.shape.config.inputRowsPerToken();
         return prepare(
                 "quantizeTokens",
                 m -> when.test(m) ? new Launch("prepare", 128, m * rowsPerToken, 1, 0) : Launch.NONE,
                 0,
-                rowsPerToken,
-                beside);
+                rowsPerToken);
     }
 
     @Override

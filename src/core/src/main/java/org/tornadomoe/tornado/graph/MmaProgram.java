@@ -1,6 +1,7 @@
 package org.tornadomoe.tornado.graph;
 
 import java.util.List;
+import java.util.function.IntPredicate;
 import java.util.function.IntUnaryOperator;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.tornado.layout.MmaWeights;
@@ -23,8 +24,8 @@ final class MmaProgram extends CudaProgram {
     }
 
     @Override
-    List<Stage> packTokens() {
-        return quantizeTokens();
+    List<Stage> sortAndPack(IntPredicate sorts) {
+        return inOrder(List.of(sort(sorts)), quantizeTokens());
     }
 
     @Override

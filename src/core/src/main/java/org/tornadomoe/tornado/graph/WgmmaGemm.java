@@ -81,6 +81,11 @@ public final class WgmmaGemm extends MmaGemm {
     }
 
     @Override
+    boolean isForHopper() {
+        return true;
+    }
+
+    @Override
     List<String> options(LayerArrays a, int cols) {
         return Stream.concat(
                         scheme(a, cols),

@@ -257,11 +257,262 @@ extern "C" __global__ void __launch_bounds__(256, 1) logits128(const int *header
     logitsTile<128, 2, 4>((float *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
-// A row in int8 by a group of 128, each of which keeps what it has of the first 4096 columns. Beyond 1e30, and where
+// ---- logits on Hopper
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define SUM4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SUM16(d, i) SUM4(d, i), SUM4(d, i + 4), SUM4(d, i + 8), SUM4(d, i + 12)
+
+// d (+)= a * b: 64 tokens times 64 rows of the router times 16 k, of a warpgroup.
+__device__ __forceinline__ void wgmma(float (&d)[32], const unsigned (&a)[4], u64 b, int add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+                 "{%32,%33,%34,%35}, %36, p, 1, 1, 0;\n}"
+                 : SUM16(d, 0), SUM16(d, 16)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+
+// What bfloat16 has of x and y, cut off, x in the lower half, and what that leaves of them.
+__device__ __forceinline__ unsigned cut(float &x, float &y) {
+    unsigned both = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
+    x -= __uint_as_float(both << 16);
+    y -= __uint_as_float(both & 0xffff0000u);
+    return both;
+}
+
+__device__ __forceinline__ void awaitCluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// A value of the shared memory of the cluster's group of that rank.
+__device__ __forceinline__ float sharedOf(const float *own, int rank) {
+    float x;
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %1, %2;\nld.shared::cluster.f32 %0, [there];\n}"
+                 : "=f"(x) : "r"((unsigned) __cvta_generic_to_shared(own)), "r"(rank) : "memory");
+    return x;
+}
+
+// A tile of TOKENS tokens, 64 or 128, times 128 rows of the router by two warpgroups, each of which has half of the rows, or of the tokens. A float is
+// the sum of three numbers of bfloat16; of the products of two floats those of the parts 2 and 3, 3 and 2, 3 and 3 are left out (2^-24), and so are
+// those of the router's second and third parts as long as these are 0, as they are where it was bfloat16: that gives the same bits. A logit is
+// four sums, each of a quarter of k and of one group of a cluster; what 32 k give is added up by itself first, since tensor cores don't round.
+// The fence between what is stored and what wgmma reads waits for all copies under way, too: so there is one for every 64 k, and copies begin right
+// behind it. Shared memory: three stages of 64 k of the tokens, two of the rows' parts, of which each 8 k lie together, 32 bytes further for the
+// sake of the banks: 768 * TOKENS + 99840 bytes.
+template <int TOKENS>
+__device__ __forceinline__ void hopperLogits(u8 *dynamic, const int *header, const float *hidden, const float *router, const float *bias,
+                                             float *logits, int h, int rows) {
+    constexpr int STAGES = 3, HALF_STAGE = TOKENS * 128, NEXT8 = 128 * 16 + 32, PART = 8 * NEXT8, N = TOKENS / 64;
+    int across = (rows + 127) / 128, quarter = ((h + 63) / 64 + 3) / 4, rank = blockIdx.x & 3, begin = rank * quarter;
+    int steps = min(quarter, (h + 63) / 64 - begin);
+    int firstToken = (blockIdx.x >> 2) / across * TOKENS, firstRow = (blockIdx.x >> 2) % across * 128;
+    int warpgroup = threadIdx.x >> 7, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
+    // Eight neighbours fetch 32 k of a line; of tokens every second one has its halves the other way round, for the sake of the banks.
+    int x = (threadIdx.x & 7) * 4, own = threadIdx.x >> 3;
+    float4 w[2][4];
+    auto load = [&](int step) {
+#pragma unroll
+        for (int of = 0; of < 2; of++) {
+            int k = (begin + step) * 64 + of * 32 + x;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float *row = router + (u64) min(firstRow + own + 32 * i, rows - 1) * h;
+                w[of][i] = step < steps && k < h ? *(const float4 *) (row + k) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            }
+        }
+    };
+    u8 *parts = dynamic + STAGES * 2 * HALF_STAGE;
+    // The next part of the router's values. A work-item of a product has of each 16 k four neighbours, which are the columns 2 j, 2 j + 1, 2 j + 8 and
+    // 2 j + 9.
+    auto store = [&](int step, int part) {
+        u8 *to = parts + ((step & 1) * 3 + part) * PART + (x >> 4) * 2 * NEXT8 + own * 16 + (x >> 2 & 3) * 4;
+#pragma unroll
+        for (int of = 0; of < 2; of++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                *(unsigned *) (to + of * 4 * NEXT8 + i * 512) = cut(w[of][i].x, w[of][i].y);
+                *(unsigned *) (to + of * 4 * NEXT8 + i * 512 + NEXT8) = cut(w[of][i].z, w[of][i].w);
+            }
+        }
+    };
+    auto rest = [&]() {
+        unsigned bits = 0;
+#pragma unroll
+        for (int of = 0; of < 2; of++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                bits |= __float_as_uint(w[of][i].x) | __float_as_uint(w[of][i].y) | __float_as_uint(w[of][i].z) | __float_as_uint(w[of][i].w);
+            }
+        }
+        return (bits & 0x7fffffffu) != 0;
+    };
+    // The router is there before what is in front is through, and so is the header.
+    load(0);
+    store(0, 0);
+    bool hasRest = false, isLeft = rest();
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    load(1);
+    int tokens = header[0];
+    afterPredecessor();
+    if (firstToken >= tokens) {
+        return;
+    }
+    auto fetch = [&](int step) {
+#pragma unroll
+        for (int of = 0; of < 2; of++) {
+            int k = (begin + step) * 64 + of * 32 + x;
+            bool here = step < steps && k < h;
+            u8 *stage = dynamic + (step % STAGES * 2 + of) * HALF_STAGE;
+#pragma unroll
+            for (int i = 0; i < TOKENS / 32; i++) {
+                unsigned to = (unsigned) __cvta_generic_to_shared(stage + ((own + 32 * i) * 32 + (x ^ (own & 1) * 16)) * 4);
+                const float *from = hidden + (u64) min(firstToken + own + 32 * i, tokens - 1) * h + (here ? k : 0);
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(here ? 16 : 0) : "memory");
+            }
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    };
+    // Of the tokens of a warp those of a work-item, and of the rows those of its warpgroup.
+    int token = (N == 2 ? warpgroup * 64 : 0) + (threadIdx.x >> 5 & 3) * 16, row = N == 2 ? 0 : warpgroup * 64;
+    int place = g * 32 + (4 * j ^ (g & 1) * 16);
+    float acc[N][32] = {};
+    auto await = [](float(&sum)[32]) {
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+        for (int i = 0; i < 32; i++) {
+            asm volatile("" : "+f"(sum[i])::"memory");
+        }
+    };
+    fetch(0);
+    fetch(1);
+#pragma unroll 1
+    for (int step = 0; step < steps; step++) {
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+        bool isNew = __shfl_sync(ALL, __syncthreads_or(isLeft), 0) && !hasRest;
+        if (isNew) {
+            // From here on the other parts are stored, too.
+            hasRest = true;
+            load(step);
+            store(step, 0);
+            store(step, 1);
+            store(step, 2);
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            load(step + 1);
+            __syncthreads();
+        }
+        unsigned at = (unsigned) __cvta_generic_to_shared(parts + (step & 1) * 3 * PART) + row * 16;
+        u64 ofRows = (u64) ((at & 0x3ffff) >> 4) | (u64) (NEXT8 / 16) << 16 | (u64) (128 / 16) << 32;
+#pragma unroll
+        for (int of = 0; of < 2; of++) {
+            const float *lines = (const float *) (dynamic + (step % STAGES * 2 + of) * HALF_STAGE) + token * 32;
+            unsigned a[2][3][4];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float v[2][4];
+                load4(v[0], lines + (place ^ 16 * half), 0, 4);
+                load4(v[1], lines + 256 + (place ^ 16 * half), 0, 4);
+#pragma unroll
+                for (int part = 0; part < 3; part++) {
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        a[half][part][i] = cut(v[i & 1][i & 2], v[i & 1][(i & 2) + 1]);
+                    }
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                u64 b = ofRows + of * 4 * (NEXT8 / 16) + n * (1024 / 16);
+                float sum[32];
+                if (hasRest) {
+                    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        wgmma(sum, a[half][0], b + half * (2 * NEXT8 / 16) + 2 * (PART / 16), half);
+                        wgmma(sum, a[half][1], b + half * (2 * NEXT8 / 16) + PART / 16, 1);
+                        wgmma(sum, a[half][0], b + half * (2 * NEXT8 / 16) + PART / 16, 1);
+                    }
+                    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+                    await(sum);
+                }
+                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    wgmma(sum, a[half][2], b + half * (2 * NEXT8 / 16), half || hasRest);
+                    wgmma(sum, a[half][1], b + half * (2 * NEXT8 / 16), 1);
+                    wgmma(sum, a[half][0], b + half * (2 * NEXT8 / 16), 1);
+                }
+                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+                if (of == 1 && n == N - 1) {
+                    store(step + 1, 0);
+                    isLeft = rest();
+                    if (hasRest) {
+                        store(step + 1, 1);
+                        store(step + 1, 2);
+                    }
+                    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                    load(step + 2);
+                    fetch(step + 2);
+                }
+                await(sum);
+#pragma unroll
+                for (int i = 0; i < 32; i++) {
+                    acc[n][i] += sum[i];
+                }
+            }
+        }
+    }
+    // The four sums come together, a quarter of the logits in each group.
+    constexpr int OWN = N * 8;
+    float *sums = (float *) dynamic;
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N * 32; i++) {
+        sums[i * 256 + threadIdx.x] = acc[i >> 5][i & 31];
+    }
+    awaitCluster();
+    float got[4][OWN];
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            got[q][i] = sharedOf(sums + (rank * OWN + i) * 256 + threadIdx.x, q);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+        int of = rank * OWN + i, t = firstToken + token + g + 8 * (of >> 1 & 1), r = firstRow + row + (of >> 2) * 8 + 2 * j + (of & 1);
+        if (t < tokens && r < rows) {
+            logits[(u64) t * rows + r] = known(got[0][i] + got[1][i] + got[2][i] + got[3][i] + bias[r]);
+        }
+    }
+    awaitCluster();
+}
+
+// hidden -> logits, for many tokens; a row must begin at a multiple of 16 bytes.
+// Grid: clusters of four groups of 256, for 64 tokens and 128 rows of the router each.
+extern "C" __global__ void __cluster_dims__(4, 1, 1) __launch_bounds__(256) hopperLogits64(
+    const int *header, const float *hidden, const float *router, const float *bias, float *logits, int h, int rows) {
+    extern __shared__ int dynamic[];
+    hopperLogits<64>((u8 *) dynamic, header, hidden, router, bias, logits, h, rows);
+}
+
+// Grid: clusters of four groups of 256, for 128 tokens and 128 rows of the router each.
+extern "C" __global__ void __cluster_dims__(4, 1, 1) __launch_bounds__(256) hopperLogits128(
+    const int *header, const float *hidden, const float *router, const float *bias, float *logits, int h, int rows) {
+    extern __shared__ int dynamic[];
+    hopperLogits<128>((u8 *) dynamic, header, hidden, router, bias, logits, h, rows);
+}
+#endif
+
+// ---- tokens in int8
+
+// A row in int8 by 128 neighbouring work-items of a group, each of which keeps what it has of the first 512 * KEPT columns. Beyond 1e30, and where
 // a value is no number, its scale is infinite. Magnitudes are compared as bits, of which those of no number are the greatest.
+template <int KEPT>
 __device__ __forceinline__ void quantizeRow(const float *row, float weight, int columns, int chunks, u8 *out, float *scale) {
-    constexpr int KEPT = 8;
-    __shared__ unsigned greatest[4];
+    __shared__ unsigned greatest[32];
+    int t = threadIdx.x & 127, part = threadIdx.x >> 7;
     unsigned bits = __float_as_uint(1e-10f);
     float kept[KEPT][4];
     auto load = [&](float(&x)[4], int c) { load4(x, row, c, columns, weight); };
@@ -273,13 +524,13 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
     };
 #pragma unroll
     for (int j = 0; j < KEPT; j++) {
-        load(kept[j], (threadIdx.x + 128 * j) * 4);
+        load(kept[j], (t + 128 * j) * 4);
     }
 #pragma unroll
     for (int j = 0; j < KEPT; j++) {
         measure(kept[j]);
     }
-    for (int c = (threadIdx.x + 128 * KEPT) * 4; c < columns; c += 512) {
+    for (int c = (t + 128 * KEPT) * 4; c < columns; c += 512) {
         float x[4];
         load(x, c);
         measure(x);
@@ -291,10 +542,10 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
     if ((threadIdx.x & 31) == 0) {
         greatest[threadIdx.x >> 5] = bits;
     }
-    __syncthreads();
+    asm volatile("bar.sync %0, 128;" ::"r"(part + 1) : "memory");
 #pragma unroll
     for (int w = 0; w < 4; w++) {
-        bits = max(bits, greatest[w]);
+        bits = max(bits, greatest[part * 4 + w]);
     }
     float magnitude = bits > __float_as_uint(1e30f) ? __uint_as_float(0x7f800000u) : __uint_as_float(bits);
     float inverse = 127.0f / magnitude;
@@ -308,17 +559,17 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
     };
 #pragma unroll
     for (int j = 0; j < KEPT; j++) {
-        int c = (threadIdx.x + 128 * j) * 4;
+        int c = (t + 128 * j) * 4;
         if (c < chunks * 128) {
             store(kept[j], c);
         }
     }
-    for (int c = (threadIdx.x + 128 * KEPT) * 4; c < chunks * 128; c += 512) {
+    for (int c = (t + 128 * KEPT) * 4; c < chunks * 128; c += 512) {
         float x[4];
         load(x, c);
         store(x, c);
     }
-    if (threadIdx.x == 0) {
+    if (t == 0) {
         *scale = magnitude / 127.0f;
     }
 }
@@ -326,11 +577,10 @@ __device__ __forceinline__ void quantizeRow(const float *row, float weight, int 
 // hidden -> logits, and tokens in int8, which have nothing to do with one another; and amax [pairs] is 0.
 // Grid: groups of 128; first those for the logits, none if rows is 0, then one for each of M * rowsPerToken rows in int8. A row is a token's,
 // times its pair's weight where weighted is 1. A warp has a token and a row of the router, or four of each, next to the other warps', so that
-// they find in the cache what they share. With beside 1 the kernel in front has nothing to do with this one, and has waited for all before it:
-// so it is waited for at the end, for the sake of the kernels behind.
+// they find in the cache what they share.
 extern "C" __global__ void __launch_bounds__(128) prepare(
     const int *header, const float *hidden, const float *router, const float *bias, const float *topkWeights, float *logits, u8 *tokens,
-    float *tokenScales, unsigned *amax, int h, int rows, int chunks, int rowsPerToken, int weighted, int pairsPerToken, int beside) {
+    float *tokenScales, unsigned *amax, int h, int rows, int chunks, int rowsPerToken, int weighted, int pairsPerToken) {
     __shared__ float sums[4][16 * 33];
     int m = header[0], tile = m <= 16 ? 1 : 4, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     int across = (rows + tile - 1) / tile, wide = min(2, across), tall = 4 / max(wide, 1);
@@ -351,11 +601,7 @@ extern "C" __global__ void __launch_bounds__(128) prepare(
             }
         }
     }
-    if (beside) {
-        launchSuccessor();
-    } else {
-        afterPredecessor();
-    }
+    afterPredecessor();
     for (int p = blockIdx.x * 128 + threadIdx.x; p < m * pairsPerToken; p += gridDim.x * 128) {
         amax[p] = 0;
     }
@@ -368,12 +614,9 @@ extern "C" __global__ void __launch_bounds__(128) prepare(
     } else {
         int of = blockIdx.x - groups;
         if (of < m * rowsPerToken) {
-            quantizeRow(hidden + (u64) (of / rowsPerToken) * h, weighted ? topkWeights[of] : 1.0f, h, chunks,
+            quantizeRow<8>(hidden + (u64) (of / rowsPerToken) * h, weighted ? topkWeights[of] : 1.0f, h, chunks,
                         tokens + LEAD + (u64) of * chunks * 128, tokenScales + of);
         }
-    }
-    if (beside) {
-        awaitPredecessor();
     }
 }
 
@@ -426,6 +669,7 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
     if (c.scoring == SOFTMAX) {
         int usable = 0;
         greatest = LAST;
+#pragma unroll 4
         for (int e = lane; e < c.choices; e += 32) {
             float logit = row[e];
             usable += logit < LARGEST ? 1 : 0;
@@ -496,6 +740,7 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
     int at = 0;
     auto scan = [&]() {
         local = 0;
+#pragma unroll 4
         for (int e = lane; e < c.choices; e += 32) {
             float key = keys[e];
             unsigned o = key != key ? 0 : ordered(key);
@@ -509,7 +754,7 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
     for (int k = 0; k < c.topK; k++) {
         unsigned most = __reduce_max_sync(ALL, local);
         int id = (int) __reduce_min_sync(ALL, local == most ? (unsigned) at : 0xffffu);
-        float key = keys[id];
+        float key = __uint_as_float(most & 0x80000000u ? most ^ 0x80000000u : ~most);
         if (k == 0) {
             firstKey = key;
         }
@@ -517,12 +762,10 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
             mine = id;
             mineKey = key;
         }
-        __syncwarp();
         if (at == id && (id & 31) == lane) {
             keys[id] = __uint_as_float(0x7fffffffu);
             scan();
         }
-        __syncwarp();
     }
     float weight = 0.0f;
     if (mine >= 0 && !unusable && mineKey > LAST) {
@@ -561,10 +804,11 @@ __device__ __forceinline__ void choose(const Choice &c, float *keys, const float
 extern "C" __global__ void __launch_bounds__(128) topK(const int *header, const float *logits, const float *correctionBias, int *topkIds,
                                                        float *topkWeights, CHOICE_PARAMETERS) {
     extern __shared__ int dynamic[];
+    int tokens = header[0];
     afterPredecessor();
     Choice c = CHOICE;
     int warp = threadIdx.x >> 5, token = blockIdx.x * 4 + warp, slots = topK + shared;
-    if (token < header[0]) {
+    if (token < tokens) {
         choose(c, (float *) dynamic + warp * (choices + groups), logits + (u64) token * (choices + gate), correctionBias,
                topkIds + token * slots, topkWeights + token * slots);
     }
@@ -669,14 +913,157 @@ extern "C" __global__ void __launch_bounds__(128) place(const int *header, const
     }
 }
 
+// The places of 1024 neighbouring pairs, by a group of as many. Every group counts all pairs for itself: that is less than waiting for one another.
+// What there is for each expert is shared among the groups. dynamic: 76 bytes for each expert. With balanced 1 the experts' loads are
+// written. With batched 1 every expert has a slot for each token.
+__device__ __forceinline__ void alignRun(int *dynamic, int run, int runs, const int *header, const int *topkIds, const int *expertMap, int *keys,
+                                         int *sortedIds, int *expertIds, int *padded, int *loads, int pairsPerToken, int globalExperts,
+                                         int experts, int balanced, int batched) {
+    int *counts = dynamic, *before = counts + experts, *firstBlock = before + experts;
+    // Of each expert the run's pairs in each warp, and then in the warps before it.
+    unsigned short *ofWarp = (unsigned short *) (firstBlock + experts);
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    int pairs = header[0] * pairsPerToken, blockSize = header[1], slotBlocks = batched ? (header[0] + blockSize - 1) / blockSize : 0;
+    auto keyOf = [&](int p) {
+        int id = topkIds[p];
+        return id >= 0 && id < globalExperts ? expertMap[id] : -1;
+    };
+    auto count = [&](int from, int to) {
+#pragma unroll 8
+        for (int p = from + threadIdx.x; p < to; p += 1024) {
+            int key = keyOf(p);
+            if (key >= 0) {
+                atomicAdd(counts + key, 1);
+            }
+        }
+    };
+    auto blocksOf = [&](int e) { return max((counts[e] + blockSize - 1) / blockSize, slotBlocks); };
+    for (int i = threadIdx.x; i < experts * 19; i += 1024) {
+        dynamic[i] = 0;
+    }
+    __syncthreads();
+    int first = run * 1024, p = first + threadIdx.x, key = p < pairs ? keyOf(p) : -1;
+    count(0, min(first, pairs));
+    unsigned same = __match_any_sync(ALL, key);
+    int rank = __popc(same & ((1u << lane) - 1));
+    if (key >= 0 && rank == 0) {
+        ofWarp[warp * experts + key] = __popc(same);
+    }
+    if (p < pairs) {
+        keys[p] = key;
+    }
+    __syncthreads();
+    for (int e = threadIdx.x; e < experts; e += 1024) {
+        before[e] = counts[e];
+        int sum = 0;
+#pragma unroll
+        for (int from = 0; from < 32; from += 16) {
+            int own[16];
+#pragma unroll
+            for (int w = 0; w < 16; w++) {
+                own[w] = ofWarp[(from + w) * experts + e];
+            }
+#pragma unroll
+            for (int w = 0; w < 16; w++) {
+                ofWarp[(from + w) * experts + e] = sum;
+                sum += own[w];
+            }
+        }
+    }
+    __syncthreads();
+    count(first, pairs);
+    __syncthreads();
+    if (warp == 0) {
+        int sum = 0;
+        for (int from = 0; from < experts; from += 32) {
+            int e = from + lane, own = e < experts ? blocksOf(e) : 0, all = own;
+#pragma unroll
+            for (int s = 1; s < 32; s <<= 1) {
+                int other = __shfl_up_sync(ALL, all, s);
+                all += lane >= s ? other : 0;
+            }
+            if (e < experts) {
+                firstBlock[e] = sum + all - own;
+            }
+            sum += __shfl_sync(ALL, all, 31);
+        }
+        if (run == 0 && lane == 0) {
+            padded[0] = sum * blockSize;
+        }
+    }
+    __syncthreads();
+    if (key >= 0) {
+        sortedIds[firstBlock[key] * blockSize + before[key] + ofWarp[warp * experts + key] + rank] = p;
+    }
+    for (int e = run * 32 + warp; e < experts; e += runs * 32) {
+        int total = counts[e], used = (total + blockSize - 1) / blockSize, blocks = blocksOf(e), start = firstBlock[e];
+        for (int pad = total + lane; pad < blocks * blockSize; pad += 32) {
+            sortedIds[start * blockSize + pad] = pairs;
+        }
+        for (int b = lane; b < blocks; b += 32) {
+            expertIds[start + b] = b < used ? e : -1;
+        }
+        if (balanced && lane == 0) {
+            loads[e] = total;
+        }
+    }
+}
+
+// What no kernel writes is on its way before the kernel in front is through.
+__device__ __forceinline__ void prefetchMap(const int *header, const int *expertMap, int globalExperts) {
+    for (int e = threadIdx.x * 32; e < globalExperts; e += blockDim.x * 32) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(expertMap + e));
+    }
+    if (threadIdx.x == 0) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(header));
+    }
+}
+
 // ids -> pairs in expert order. Grid: a group of 1024 for every expert here. Shared memory: as many ints.
 extern "C" __global__ void __launch_bounds__(1024) align(
     const int *header, const int *topkIds, const int *expertMap, int *keys, int *sortedIds, int *expertIds, int *padded, int *loads,
     int pairsPerToken, int globalExperts, int experts, int balanced, int batched) {
     extern __shared__ int dynamic[];
+    prefetchMap(header, expertMap, globalExperts);
     afterPredecessor();
     alignExpert(blockIdx.x, dynamic, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, loads, pairsPerToken, globalExperts,
                 experts, balanced, batched);
+}
+
+// The same for many. Grid: a group of 1024 for as many pairs. Shared memory: 76 bytes for each expert.
+extern "C" __global__ void __launch_bounds__(1024) alignRuns(
+    const int *header, const int *topkIds, const int *expertMap, int *keys, int *sortedIds, int *expertIds, int *padded, int *loads,
+    int pairsPerToken, int globalExperts, int experts, int balanced, int batched) {
+    extern __shared__ int dynamic[];
+    prefetchMap(header, expertMap, globalExperts);
+    afterPredecessor();
+    alignRun(dynamic, blockIdx.x, gridDim.x, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, loads, pairsPerToken, globalExperts,
+             experts, balanced, batched);
+}
+
+// The same, and by other groups tokens in int8, as prepare does it.
+// Grid: groups of 1024, first those for the pairs, runs of them, then one for every 8 rows in int8. Shared memory: 76 bytes for each expert.
+extern "C" __global__ void __launch_bounds__(1024) alignAndQuantize(
+    const int *header, const int *topkIds, const int *expertMap, const float *hidden, const float *topkWeights, int *keys, int *sortedIds,
+    int *expertIds, int *padded, int *loads, u8 *tokens, float *tokenScales, unsigned *amax, int pairsPerToken, int globalExperts,
+    int experts, int balanced, int batched, int h, int chunks, int rowsPerToken, int weighted) {
+    extern __shared__ int dynamic[];
+    prefetchMap(header, expertMap, globalExperts);
+    afterPredecessor();
+    int m = header[0], pairs = m * pairsPerToken, runs = max(1, (pairs + 1023) / 1024);
+    if (blockIdx.x < runs) {
+        alignRun(dynamic, blockIdx.x, runs, header, topkIds, expertMap, keys, sortedIds, expertIds, padded, loads, pairsPerToken, globalExperts,
+                 experts, balanced, batched);
+        return;
+    }
+    for (int p = (blockIdx.x - runs) * 1024 + threadIdx.x; p < pairs; p += (gridDim.x - runs) * 1024) {
+        amax[p] = 0;
+    }
+    int row = (blockIdx.x - runs) * 8 + (threadIdx.x >> 7);
+    if (row < m * rowsPerToken) {
+        quantizeRow<4>(hidden + (u64) (row / rowsPerToken) * h, weighted ? topkWeights[row] : 1.0f, h, chunks, tokens + LEAD + (u64) row * chunks * 128,
+                    tokenScales + row);
+    }
 }
 
 // topK, place and align for as many tokens as a group has warps. Grid: a group of a warp a token, but at least four, for every expert here; each
@@ -720,23 +1107,40 @@ extern "C" __global__ void __launch_bounds__(1024) route(
 // Grid: groups of 128, four values a work-item.
 extern "C" __global__ void __launch_bounds__(128) combine(const int *header, const int *keys, const float *down, float *output,
                                                           int pairsPerToken, int h) {
-    afterPredecessor();
-    int fours = (h + 3) / 4;
+    int fours = (h + 3) / 4, tokens = header[0];
     u64 index = (u64) blockIdx.x * 128 + threadIdx.x;
     int token = (int) (index / fours), c = (int) (index % fours) * 4;
-    if (token >= header[0]) {
+    if (token < tokens) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + token * pairsPerToken));
+    }
+    afterPredecessor();
+    if (token >= tokens) {
         return;
     }
     float sum[4] = {};
-#pragma unroll 4
-    for (int k = 0; k < pairsPerToken; k++) {
-        int p = token * pairsPerToken + k;
-        if (keys[p] >= 0) {
-            float x[4];
-            load4(x, down + LEAD / 4 + (u64) p * h, c, h);
+    for (int first = 0; first < pairsPerToken; first += 8) {
+        float x[8][4];
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            int p = token * pairsPerToken + first + k;
+            bool isThere = first + k < pairsPerToken && keys[p] >= 0;
+            const float *row = down + LEAD / 4 + (u64) p * h;
+            if (h % 4 == 0) {
+                // Read once: it drives nothing out of the cache.
+                float4 four = isThere ? __ldcs((const float4 *) (row + c)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                x[k][0] = four.x;
+                x[k][1] = four.y;
+                x[k][2] = four.z;
+                x[k][3] = four.w;
+            } else {
+                load4(x[k], row, c, isThere ? h : 0);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                sum[i] += x[i];
+                sum[i] += x[k][i];
             }
         }
     }

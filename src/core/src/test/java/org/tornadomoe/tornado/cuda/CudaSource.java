@@ -20,7 +20,8 @@ public final class CudaSource {
     private static final Pattern MAKER =
             Pattern.compile("(?m)^#define (\\w+)\\((\\w+), \\w+\\)\\s+(extern \"C\" __global__ .*)$");
     private static final Pattern ENTRY = Pattern.compile(
-            "extern \"C\" __global__ void (?:__launch_bounds__\\((\\d+)[^)]*\\) )?(\\w+)\\(([^{]*)\\) \\{");
+            "extern \"C\" __global__ void (?:__cluster_dims__\\([^)]*\\) )?(?:__launch_bounds__\\((\\d+)[^)]*\\)"
+                    + " )?(\\w+)\\(([^{]*)\\) \\{");
 
     /** Groups that a grid has along y. */
     private static final int MOST_GROUPS_DOWN = 65_535;

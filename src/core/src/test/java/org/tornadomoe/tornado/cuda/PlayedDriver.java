@@ -265,6 +265,8 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
                     kept.put(launch.stream(), hidden(p[1], tokens));
                 });
             }
+            case "alignAndQuantize" ->
+                put(launch.stream(), () -> kept.put(launch.stream(), hidden(p[3], tokens(p[0]))));
             case "combine" ->
                 put(launch.stream(), () -> {
                     float[] hidden = Objects.requireNonNull(kept.get(launch.stream()));

@@ -38,7 +38,9 @@ import org.tornadomoe.tornado.layout.ActivationCode;
 /** What Hopper's kernels are launched with, against what their source says that they want. */
 class HopperStagesTest {
     /** Both sides of every switch: the router's tile, few and many to route, to quantise and to multiply. */
-    private static final int[] TOKENS = {1, 2, 3, 8, 16, 17, 32, 33, 63, 64, 100, 767, 768, 769, 1000, 4096};
+    private static final int[] TOKENS = {
+        1, 2, 3, 8, 16, 17, 32, 33, 63, 64, 100, 383, 384, 385, 767, 768, 769, 1000, 4096
+    };
 
     /** Dynamic shared memory of a group on a Hopper GPU. */
     private static final int MAX_SHARED = 227 << 10;
@@ -159,6 +161,8 @@ class HopperStagesTest {
                         }
                     }
                 }));
+        // Those of other GPUs.
+        launched.get("layer-stages.cu").addAll(Set.of("logits32", "logits128"));
         SOURCES.forEach((name, source) -> assertThat(launched.get(name))
                 .as(name)
                 .containsExactlyInAnyOrderElementsOf(source.entries().keySet()));
@@ -181,7 +185,10 @@ class HopperStagesTest {
                 boolean few = routes && m <= 32;
                 assertThat(count(entries, "route")).as(as).isEqualTo(few ? 1 : 0);
                 assertThat(count(entries, "topK")).as(as).isEqualTo(routes && !few ? 1 : 0);
-                assertThat(count(entries, "align")).as(as).isEqualTo(few ? 0 : 1);
+                long both = count(entries, "alignAndQuantize");
+                assertThat(count(entries, m < 384 ? "align" : "alignRuns") + both)
+                        .as(as)
+                        .isEqualTo(few ? 0 : 1);
                 assertThat(entries.stream()
                                 .filter(entry -> entry.matches("skinnyGemm|tileGemm(16|32|64|128)"))
                                 .count())
@@ -190,9 +197,11 @@ class HopperStagesTest {
                 assertThat(count(entries, "combine")).as(as).isEqualTo(1);
                 assertThat(count(entries, "quantizePairs")).as(as).isLessThanOrEqualTo(1);
                 // Logits and tokens in one kernel, or in two.
-                boolean tiled = count(entries, "logits32") + count(entries, "logits128") == 1;
+                boolean tiled = count(entries, "hopperLogits64") + count(entries, "hopperLogits128") == 1;
                 boolean apart = tiled || !routes || config.applyRouterWeightOnInput();
-                assertThat(count(entries, "prepare")).as(as).isEqualTo(tiled || !routes ? 1 : apart ? 2 : 1);
+                int logits = routes && !tiled ? 1 : 0;
+                assertThat(both).as(as).isEqualTo(apart && m >= 384 ? 1 : 0);
+                assertThat(count(entries, "prepare")).as(as).isEqualTo(logits + (apart && m < 384 ? 1 : 0));
             }
         });
     }
@@ -207,9 +216,10 @@ class HopperStagesTest {
     void prepareHasAGroupForEverything(int rows) {
         Layer layer = layer(RandomLayer.of(rows, 2, 40, 24, 4096, 1));
         for (int m : TOKENS) {
-            if (rows >= 32 && m >= 768) {
+            if (rows >= 32 && m >= 384) {
                 assertThat(layer.launch("prepare", m)).isEqualTo(Launch.NONE);
-                assertThat(layer.launch("quantizeTokens", m).gridX()).isEqualTo(m);
+                assertThat(layer.launch("alignAndQuantize", m))
+                        .isEqualTo(new Launch("alignAndQuantize", 1024, ceil(2 * m, 1024) + ceil(m, 8), 1, 76 * rows));
                 continue;
             }
             int tile = m <= 16 ? 1 : 4;
@@ -224,11 +234,14 @@ class HopperStagesTest {
     @Test
     void logitsOfManyAreComputedInTilesThatFitTheSharedMemory() {
         Layer layer = layer(MANY_EXPERTS);
-        assertThat(layer.launch("logits", 767)).isEqualTo(Launch.NONE);
-        // Stages of K steps of 32 + ROWS lines of 128 bytes; 100 groups keep the GPU busy.
-        assertThat(layer.launch("logits", 768))
-                .isEqualTo(new Launch("logits32", 256, 24 * ceil(130, 32), 1, 3 * 4 * 64 * 128));
-        assertThat(layer.launch("logits", 4096)).isEqualTo(new Launch("logits128", 256, 128 * 2, 1, 4 * 2 * 160 * 128));
+        assertThat(layer.launch("logits", 383)).isEqualTo(Launch.NONE);
+        // Three stages of 64 k of the tokens, two of three parts of 128 rows; four groups share k, and 100 keep the GPU
+        // busy.
+        int rows = 2 * 3 * 8 * (128 * 16 + 32);
+        assertThat(layer.launch("logits", 384))
+                .isEqualTo(new Launch("hopperLogits64", 256, 4 * 6 * 2, 1, 3 * 64 * 256 + rows));
+        assertThat(layer.launch("logits", 4096))
+                .isEqualTo(new Launch("hopperLogits128", 256, 4 * 32 * 2, 1, 3 * 128 * 256 + rows));
         // A row that doesn't begin at a multiple of 16 bytes is none for the copy engine.
         assertThat(layer(RandomLayer.of(130, 2, 27, 12, 4096, 1)).launch("logits", 4096))
                 .isEqualTo(Launch.NONE);
@@ -238,10 +251,10 @@ class HopperStagesTest {
     @Test
     void whereBatchesAreInvariantAllLogitsAreComputedInTiles() {
         Layer layer = layer(MANY_EXPERTS.batchInvariant());
-        assertThat(layer.launch("logits", 1).entryPoint()).isEqualTo("logits32");
+        assertThat(layer.launch("logits", 1).entryPoint()).isEqualTo("hopperLogits64");
         assertThat(layer.launch("prepare", 1)).isEqualTo(Launch.NONE);
         assertThat(layer.launch("quantizeTokens", 1).gridX()).isEqualTo(1);
-        assertThat(layer.launch("logits", 4096).entryPoint()).isEqualTo("logits128");
+        assertThat(layer.launch("logits", 4096).entryPoint()).isEqualTo("hopperLogits128");
     }
 
     /** An RTX 3090, 4090 and 5090 have 99 KB of it. */
@@ -263,7 +276,10 @@ class HopperStagesTest {
             assertThat(layer.launch("topK", m))
                     .isEqualTo(m > 32 ? new Launch("topK", 128, ceil(m, 4), 1, 4 * 4 * 5) : Launch.NONE);
             assertThat(layer.launch("align", m))
-                    .isEqualTo(m > 32 ? new Launch("align", 1024, 7, 1, 4 * 7) : Launch.NONE);
+                    .isEqualTo(
+                            m >= 384
+                                    ? new Launch("alignRuns", 1024, ceil(4 * m, 1024), 1, 76 * 7)
+                                    : m > 32 ? new Launch("align", 1024, 7, 1, 4 * 7) : Launch.NONE);
         }
     }
 
@@ -368,7 +384,7 @@ class HopperStagesTest {
             int lead = 4 * new HopperGemm().layout().activationPad();
             assertThat(options.get("gateUp"))
                     .contains("--gpu-architecture=sm_90a", "-DLEAD=" + lead, "-DWEIGHTS_LEAD=" + lead, "-DPARTS=1");
-            assertThat(options.get("prepare")).containsExactly("-DLEAD=" + lead);
+            assertThat(options.get("prepare")).containsExactly("--gpu-architecture=sm_90a", "-DLEAD=" + lead);
         }
     }
 
