@@ -1,5 +1,6 @@
 package org.tornadomoe.tornado;
 
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -27,7 +28,7 @@ import org.tornadomoe.tornado.graph.LayerArrays;
  * before leaves. With several GPUs, each reads its share of a chunk's tokens over its own link to the host, and they
  * exchange what they have read. Each computes its part of the output, adds all parts of its share, in the order of the
  * GPUs, and writes the sum back. With few tokens each GPU reads all of them, and the first one adds and writes. Calls
- * of very few are {@linkplain RecordedCall recorded}.
+ * of very few are {@linkplain RecordedCall recorded}; the first one runs both ways.
  *
  * <p>A token's bits don't depend on its chunk; where they could, there is one chunk. Not thread-safe: one thread at a
  * time.
@@ -54,6 +55,9 @@ final class CudaCall implements AutoCloseable {
 
     /** Whether calls of very few tokens are recorded; until the first refusal. */
     private boolean records;
+
+    /** Whether the first of them had the bits of one that wasn't recorded. */
+    private boolean agrees;
 
     /** These calls; null before the first. */
     private @Nullable RecordedCall recorded;
@@ -91,16 +95,38 @@ final class CudaCall implements AutoCloseable {
      * @throws MoeExecutionException whose message begins with the device's name if there are several devices
      */
     void forward(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
+        RecordedCall ready = isRecorded(tokens, chosen) ? recorded(tokens) : null;
+        if (ready == null) {
+            enqueue(hidden, tokens, output, chosen);
+        } else if (agrees) {
+            ready.forward(hidden, tokens, output);
+        } else {
+            compare(ready, hidden, tokens, output);
+        }
+    }
+
+    /** Runs the first recorded call and the same one not recorded: if their bits differ, no further one is recorded. */
+    private void compare(RecordedCall ready, MemorySegment hidden, int tokens, MemorySegment output) {
+        try (Arena once = Arena.ofConfined()) {
+            MemorySegment other = once.allocate(tokens * row, 64);
+            ready.forward(hidden, tokens, other);
+            enqueue(hidden, tokens, output, null);
+            agrees = other.mismatch(output.asSlice(0, other.byteSize())) == -1;
+        }
+        if (!agrees) {
+            records = false;
+            LOG.log(
+                    System.Logger.Level.WARNING,
+                    gpus.getFirst().device()
+                            + " launches calls of few tokens kernel by kernel: recorded, the bits differ");
+        }
+    }
+
+    /** Runs the layer, and launches kernel by kernel. */
+    private void enqueue(MemorySegment hidden, int tokens, MemorySegment output, @Nullable ChosenExperts chosen) {
         CudaPart first = gpus.getFirst();
         boolean answers = chosen != null && first.arrays.shape.routes;
         long bytes = tokens * row;
-        if (isRecorded(tokens, chosen)) {
-            RecordedCall ready = recorded(tokens);
-            if (ready != null) {
-                ready.forward(hidden, tokens, output);
-                return;
-            }
-        }
         // Otherwise one chunk's output would overwrite the next chunk's hidden states.
         boolean apart = hidden.address() == output.address()
                 || hidden.asOverlappingSlice(output).isEmpty();

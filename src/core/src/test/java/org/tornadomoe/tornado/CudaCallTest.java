@@ -15,6 +15,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.tornadomoe.RandomLayer;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Scheme;
@@ -139,6 +140,24 @@ class CudaCallTest {
                         .matches(all -> all.stream().anyMatch(what -> what.contains(": copy")) == isNew)
                         .matches(all -> all.stream().anyMatch(what -> what.contains(": launch ")) == isNew);
             }
+        }
+    }
+
+    /** Then it is wrong once, which nobody sees. */
+    @ParameterizedTest
+    @ValueSource(ints = {1, 2})
+    void aRecordedCallThatIsWrongIsTheLast(int count) {
+        PlayedDriver driver = driver(14);
+        driver.recordsGraphs(true);
+        driver.isBlind();
+        CudaCall call = call(parts(driver, count));
+        for (int run = 0; run < 3; run++) {
+            float[] hidden = Arrays.copyOf(hidden(run), 2 * H);
+            float[] output = new float[2 * H];
+            call.forward(MemorySegment.ofArray(hidden), 2, MemorySegment.ofArray(output), null);
+            assertThat(output).isEqualTo(expected(hidden, count));
+            assertThat(driver.calls().stream().filter(what -> what.contains(": launchGraph")))
+                    .hasSize(run == 0 ? count : 0);
         }
     }
 

@@ -63,6 +63,7 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
 
     private long records;
     private boolean isDeaf;
+    private boolean isBlind;
 
     /**
      * @param seed of the order
@@ -76,6 +77,11 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
     /** From now on no GPU sees what another writes into its memory for it to see. */
     public void isDeaf() {
         isDeaf = true;
+    }
+
+    /** From now on graphs read no hidden states. */
+    public void isBlind() {
+        isBlind = true;
     }
 
     /** Memory of a device, from an address on. */
@@ -240,7 +246,9 @@ public final class PlayedDriver extends RecordingDriver implements AutoCloseable
             case "take" ->
                 put(launch.stream(), () -> {
                     write(p[2], 0, read(p[0], 0));
-                    at(p[3], 4 * p[4]).copyFrom(at(p[1], 4 * p[4]));
+                    if (!isBlind) {
+                        at(p[3], 4 * p[4]).copyFrom(at(p[1], 4 * p[4]));
+                    }
                 });
             case "tell" ->
                 put(launch.stream(), () -> {
