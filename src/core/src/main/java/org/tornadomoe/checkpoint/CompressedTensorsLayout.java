@@ -139,8 +139,8 @@ record CompressedTensorsLayout(Int8Quantization quantization) {
         group.put(
                 "targets",
                 List.of("re:.*\\.(experts\\.(expert_)?\\d+|shared_experts?|shared_mlp|share_expert)"
-                        + "\\.(gate_proj|up_proj|down_proj|linear_gate|w1|w2|w3|linear|linear_v|linear_1|gate|up|down"
-                        + "|fc1|fc2|wi|wo)$"));
+                        + "\\.(gate_proj|up_proj|down_proj|linear_gate|w1|w2|w3|v1|linear|linear_v|linear_1|gate|up"
+                        + "|down|fc1|fc2|wi|wo)$"));
         group.put("weights", weights);
         group.put("input_activations", activations);
         group.put("output_activations", null);

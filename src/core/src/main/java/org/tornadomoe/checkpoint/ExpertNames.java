@@ -8,6 +8,7 @@ record ExpertNames(String gate, String up, String down) {
     static final List<ExpertNames> KNOWN = List.of(
             new ExpertNames("gate_proj", "up_proj", "down_proj"),
             new ExpertNames("w1", "w3", "w2"),
+            new ExpertNames("w1", "v1", "w2"),
             new ExpertNames("linear_gate", "up_proj", "down_proj"),
             new ExpertNames("linear", "linear_v", "linear_1"),
             new ExpertNames("gate", "up", "down"),

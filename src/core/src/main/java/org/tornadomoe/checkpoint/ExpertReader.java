@@ -196,7 +196,7 @@ final class ExpertReader {
 
     private List<Projections> experts(int inner, List<Tensor> fused) {
         for (ExpertNames names : ExpertNames.KNOWN) {
-            if (isPerExpert(names.gated(shape.gated())) && !(names.gate().equals("w1") && hasBothInW1())) {
+            if (isPerExpert(names.gated(shape.gated())) && !(names.gate().equals("w1") && hasNone(names.up()))) {
                 return perExpert(names.gated(shape.gated()), inner);
             }
         }
@@ -206,9 +206,9 @@ final class ExpertReader {
         return experts;
     }
 
-    /** Whether experts have w1 and w2 alone, though they have a gate. */
-    private boolean hasBothInW1() {
-        return shape.gated() && !isPerExpert(new ExpertNames("w3", "", ""));
+    /** Whether experts lack a projection of that name, though they have a gate: w1 may hold both. */
+    private boolean hasNone(String up) {
+        return shape.gated() && !isPerExpert(new ExpertNames(up, "", ""));
     }
 
     /** Whether some expert has a projection of its own of that name. */

@@ -24,10 +24,10 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * The tensors of a safetensors file, or of a directory with {@code model.safetensors} or with shards and a {@code
- * model.safetensors.index.json}; without an index, of all shards, or of the only file. Files are mapped read-only: opening reads the headers alone, tensors of any size cost
- * no heap. Thread-safe; {@link #close} unmaps, and what was not copied out can't be read any more. A file that is
- * changed while it is open gives other values, zeros, or an {@link InternalError} of the JVM: after reading, {@link
- * #requireUnchanged} tells.
+ * model.safetensors.index.json}; without an index, of all shards, or of the only file. Files are mapped read-only:
+ * opening reads the headers alone, tensors of any size cost no heap. Thread-safe; {@link #close} unmaps, and what was
+ * not copied out can't be read any more. A file that is changed while it is open gives other values, zeros, or an
+ * {@link InternalError} of the JVM: after reading, {@link #requireUnchanged} tells.
  *
  * <p>Format: an 8-byte little-endian header length, a JSON header, the data
  * (<a href="https://huggingface.co/docs/safetensors">huggingface.co/docs/safetensors</a>).
@@ -137,7 +137,8 @@ public final class Safetensors implements AutoCloseable {
                 String expected = shard.group(1) + String.format(Locale.ROOT, "-%05d-of-%05d", i, total);
                 if (!shards.contains(expected + ".safetensors")) {
                     throw new CheckpointException(
-                            directory, neither + ", and of the " + total + " shards " + expected + ".safetensors is missing");
+                            directory,
+                            neither + ", and of the " + total + " shards " + expected + ".safetensors is missing");
                 }
             }
             return shards.stream().map(directory::resolve).toList();
@@ -167,7 +168,9 @@ public final class Safetensors implements AutoCloseable {
             Tensor other = tensors.putIfAbsent(name, tensor);
             if (other != null) {
                 throw new CheckpointException(
-                        file, "tensor '" + JsonFile.shown(name) + "' is also in " + other.file().getFileName());
+                        file,
+                        "tensor '" + JsonFile.shown(name) + "' is also in "
+                                + other.file().getFileName());
             }
         });
     }
