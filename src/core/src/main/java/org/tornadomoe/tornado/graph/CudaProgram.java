@@ -38,7 +38,10 @@ abstract class CudaProgram extends LayerProgram {
     private static final int LOGIT_TOKENS = 32;
 
     /** Groups that share a tile of logits on Hopper. */
-    private static final int CLUSTER = 4;
+    private static final int CLUSTER = 8;
+
+    /** Those of wide tiles that keep Hopper busy. */
+    private static final int FULL_OF_CLUSTERS = 64;
 
     /** Pairs that a group sorts. */
     private static final int RUN = 1024;
@@ -311,7 +314,7 @@ abstract class CudaProgram extends LayerProgram {
             }
             if (products.isForHopper()) {
                 int wide = CLUSTER * Math.ceilDiv(m, 128) * Math.ceilDiv(rows, 128);
-                return wide >= FULL
+                return wide >= FULL_OF_CLUSTERS
                         ? new Launch("hopperLogits128", 256, wide, 1, 768 * 128 + 99840)
                         : new Launch(
                                 "hopperLogits64",

@@ -295,7 +295,7 @@ __device__ __forceinline__ float sharedOf(const float *own, int rank) {
 // A tile of TOKENS tokens, 64 or 128, times 128 rows of the router by two warpgroups, each of which has half of the rows, or of the tokens. A float is
 // the sum of three numbers of bfloat16; of the products of two floats those of the parts 2 and 3, 3 and 2, 3 and 3 are left out (2^-24), and so are
 // those of the router's second and third parts as long as these are 0, as they are where it was bfloat16: that gives the same bits. A logit is
-// four sums, each of a quarter of k and of one group of a cluster; what 32 k give is added up by itself first, since tensor cores don't round.
+// eight sums, each of an eighth of k and of one group of a cluster; what 32 k give is added up by itself first, since tensor cores don't round.
 // The fence between what is stored and what wgmma reads waits for all copies under way, too: so there is one for every 64 k, and copies begin right
 // behind it. Shared memory: three stages of 64 k of the tokens, two of the rows' parts, of which each 8 k lie together, 32 bytes further for the
 // sake of the banks: 768 * TOKENS + 99840 bytes.
@@ -303,9 +303,9 @@ template <int TOKENS>
 __device__ __forceinline__ void hopperLogits(u8 *dynamic, const int *header, const float *hidden, const float *router, const float *bias,
                                              float *logits, int h, int rows) {
     constexpr int STAGES = 3, HALF_STAGE = TOKENS * 128, NEXT8 = 128 * 16 + 32, PART = 8 * NEXT8, N = TOKENS / 64;
-    int across = (rows + 127) / 128, quarter = ((h + 63) / 64 + 3) / 4, rank = blockIdx.x & 3, begin = rank * quarter;
-    int steps = min(quarter, (h + 63) / 64 - begin);
-    int firstToken = (blockIdx.x >> 2) / across * TOKENS, firstRow = (blockIdx.x >> 2) % across * 128;
+    int across = (rows + 127) / 128, share = ((h + 63) / 64 + 7) / 8, rank = blockIdx.x & 7, begin = rank * share;
+    int steps = min(share, (h + 63) / 64 - begin);
+    int firstToken = (blockIdx.x >> 3) / across * TOKENS, firstRow = (blockIdx.x >> 3) % across * 128;
     int warpgroup = threadIdx.x >> 7, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
     // Eight neighbours fetch 32 k of a line; of tokens every second one has its halves the other way round, for the sake of the banks.
     int x = (threadIdx.x & 7) * 4, own = threadIdx.x >> 3;
@@ -461,8 +461,8 @@ __device__ __forceinline__ void hopperLogits(u8 *dynamic, const int *header, con
             }
         }
     }
-    // The four sums come together, a quarter of the logits in each group.
-    constexpr int OWN = N * 8;
+    // The eight sums come together, an eighth of the logits in each group.
+    constexpr int OWN = N * 4;
     float *sums = (float *) dynamic;
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncthreads();
@@ -471,34 +471,39 @@ __device__ __forceinline__ void hopperLogits(u8 *dynamic, const int *header, con
         sums[i * 256 + threadIdx.x] = acc[i >> 5][i & 31];
     }
     awaitCluster();
-    float got[4][OWN];
+    float got[8][OWN];
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
 #pragma unroll
-        for (int q = 0; q < 4; q++) {
+        for (int q = 0; q < 8; q++) {
             got[q][i] = sharedOf(sums + (rank * OWN + i) * 256 + threadIdx.x, q);
         }
     }
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         int of = rank * OWN + i, t = firstToken + token + g + 8 * (of >> 1 & 1), r = firstRow + row + (of >> 2) * 8 + 2 * j + (of & 1);
+        float sum = got[0][i];
+#pragma unroll
+        for (int q = 1; q < 8; q++) {
+            sum += got[q][i];
+        }
         if (t < tokens && r < rows) {
-            logits[(u64) t * rows + r] = known(got[0][i] + got[1][i] + got[2][i] + got[3][i] + bias[r]);
+            logits[(u64) t * rows + r] = known(sum + bias[r]);
         }
     }
     awaitCluster();
 }
 
 // hidden -> logits, for many tokens; a row must begin at a multiple of 16 bytes.
-// Grid: clusters of four groups of 256, for 64 tokens and 128 rows of the router each.
-extern "C" __global__ void __cluster_dims__(4, 1, 1) __launch_bounds__(256) hopperLogits64(
+// Grid: clusters of eight groups of 256, for 64 tokens and 128 rows of the router each.
+extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(256) hopperLogits64(
     const int *header, const float *hidden, const float *router, const float *bias, float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
     hopperLogits<64>((u8 *) dynamic, header, hidden, router, bias, logits, h, rows);
 }
 
-// Grid: clusters of four groups of 256, for 128 tokens and 128 rows of the router each.
-extern "C" __global__ void __cluster_dims__(4, 1, 1) __launch_bounds__(256) hopperLogits128(
+// Grid: clusters of eight groups of 256, for 128 tokens and 128 rows of the router each.
+extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(256) hopperLogits128(
     const int *header, const float *hidden, const float *router, const float *bias, float *logits, int h, int rows) {
     extern __shared__ int dynamic[];
     hopperLogits<128>((u8 *) dynamic, header, hidden, router, bias, logits, h, rows);

@@ -235,13 +235,13 @@ class HopperStagesTest {
     void logitsOfManyAreComputedInTilesThatFitTheSharedMemory() {
         Layer layer = layer(MANY_EXPERTS);
         assertThat(layer.launch("logits", 383)).isEqualTo(Launch.NONE);
-        // Three stages of 64 k of the tokens, two of three parts of 128 rows; four groups share k, and 100 keep the GPU
+        // Three stages of 64 k of the tokens, two of three parts of 128 rows. Eight groups share k, and 64 keep the GPU
         // busy.
         int rows = 2 * 3 * 8 * (128 * 16 + 32);
         assertThat(layer.launch("logits", 384))
-                .isEqualTo(new Launch("hopperLogits64", 256, 4 * 6 * 2, 1, 3 * 64 * 256 + rows));
+                .isEqualTo(new Launch("hopperLogits64", 256, 8 * 6 * 2, 1, 3 * 64 * 256 + rows));
         assertThat(layer.launch("logits", 4096))
-                .isEqualTo(new Launch("hopperLogits128", 256, 4 * 32 * 2, 1, 3 * 128 * 256 + rows));
+                .isEqualTo(new Launch("hopperLogits128", 256, 8 * 32 * 2, 1, 3 * 128 * 256 + rows));
         // A row that doesn't begin at a multiple of 16 bytes is none for the copy engine.
         assertThat(layer(RandomLayer.of(130, 2, 27, 12, 4096, 1)).launch("logits", 4096))
                 .isEqualTo(Launch.NONE);
