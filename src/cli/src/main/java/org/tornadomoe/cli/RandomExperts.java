@@ -17,7 +17,8 @@ final class RandomExperts {
     private RandomExperts() {}
 
     /**
-     * Random int8 weights, with scales that keep activations at a magnitude of about 1.
+     * Random int8 weights, with scales that keep activations at a magnitude of about 1. The router's are BF16 numbers,
+     * as in most checkpoints.
      *
      * @param skew lowers the nth expert's logit, counted from the middle, by this factor times the logarithm of n
      */
@@ -31,7 +32,8 @@ final class RandomExperts {
             float[] router = new float[config.numExperts() * config.hiddenDim()];
             SplittableRandom random = new SplittableRandom(3);
             for (int i = 0; i < router.length; i++) {
-                router[i] = (float) (random.nextGaussian() / Math.sqrt(config.hiddenDim()));
+                float weight = (float) (random.nextGaussian() / Math.sqrt(config.hiddenDim()));
+                router[i] = Float.intBitsToFloat(Float.floatToRawIntBits(weight) & 0xffff0000);
             }
             float[] bias = new float[config.numExperts()];
             for (int n = 1; n <= bias.length; n++) {
