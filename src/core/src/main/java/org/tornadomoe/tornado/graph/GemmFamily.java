@@ -24,8 +24,11 @@ public interface GemmFamily {
 
     WeightLayout layout();
 
-    /** Where in a row of int8 activations the k-th value is, with blocks of so many rows. */
-    default int placeOf(int k, int block) {
+    /**
+     * Where in a row of int8 activations the k-th value is, with blocks of so many rows and a scale for so many
+     * columns, 0 where a row has one.
+     */
+    default int placeOf(int k, int cols, int block, int colsPerScale) {
         return layout().placeOf(k);
     }
 

@@ -6,6 +6,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
+import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.kernel.MoeExecutionException;
 import org.tornadomoe.kernel.StageValues;
 import org.tornadomoe.quant.Int8Experts;
@@ -222,7 +223,7 @@ public final class StageRun {
             if (rows[p] >= 0) {
                 for (int k = 0; k < cols; k++) {
                     into.getSegment()
-                            .set(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + placeOf(k), from[p * cols + k]);
+                            .set(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + placeOf(cols, k), from[p * cols + k]);
                 }
             }
         }
@@ -234,14 +235,16 @@ public final class StageRun {
             if (rows[p] >= 0) {
                 for (int k = 0; k < cols; k++) {
                     values[p * cols + k] =
-                            from.getSegment().get(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + placeOf(k));
+                            from.getSegment().get(ValueLayout.JAVA_BYTE, 4L * rows[p] * rowInts + placeOf(cols, k));
                 }
             }
         }
         return values;
     }
 
-    private int placeOf(int k) {
-        return arrays.shape.gemm.placeOf(k, arrays.work.header.get(1));
+    private int placeOf(int cols, int k) {
+        boolean blocked = arrays.shape.scheme == Int8Scheme.W8A8_BLOCK;
+        int colsPerScale = blocked ? arrays.shape.quantization.colsPerScale(cols) : 0;
+        return arrays.shape.gemm.placeOf(k, cols, arrays.work.header.get(1), colsPerScale);
     }
 }

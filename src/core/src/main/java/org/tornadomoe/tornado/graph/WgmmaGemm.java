@@ -8,6 +8,7 @@ import org.tornadomoe.kernel.Support;
 import org.tornadomoe.tornado.cuda.CudaKernel;
 import org.tornadomoe.tornado.cuda.CudaKernel.Launch;
 import org.tornadomoe.tornado.device.Device;
+import org.tornadomoe.tornado.layout.MmaWeights;
 import org.tornadomoe.tuning.LaunchConfig;
 
 /**
@@ -61,8 +62,12 @@ public final class WgmmaGemm extends MmaGemm {
     }
 
     @Override
-    public int placeOf(int k, int block) {
-        return block < ordersFrom() ? super.placeOf(k, block) : k;
+    public int placeOf(int k, int cols, int block, int colsPerScale) {
+        int group = colsPerScale >= cols ? 64 * MmaWeights.chunks(cols) : colsPerScale;
+        // Tiles of 128 pairs whose sums of 128 k are scaled have pairs and weights in the same order.
+        boolean folds = block == TILE && colsPerScale > 0 && group % 128 == 0;
+        boolean ordered = block >= ordersFrom() && !folds;
+        return ordered ? k : super.placeOf(k, cols, block, colsPerScale);
     }
 
     @Override

@@ -293,7 +293,7 @@ __device__ __forceinline__ void fetch(const Gemm &m, Stages<Stage<BM>> &stages, 
         const u8 *weights = tileStart(m, expert, tile);
         int bytes = groupsOf(m, tile) * GROUP_BYTES;
         for (int c = 0; c < m.chunks; c++) {
-            barrierWait(stages.empty + 8 * stages.stage, stages.phase ^ 1);
+            stages.awaitEmpty();
             unsigned at = stages.at(), told = stages.full + 8 * stages.stage;
             if (t == 0) {
                 int also = c > 0 || !S::SCALES ? 0 : m.biased ? bytes / 16 : bytes / 32;

@@ -32,6 +32,14 @@ __device__ __forceinline__ void barrierWait(unsigned at, int parity) {
         : "memory");
 }
 
+// Whether that would not wait.
+__device__ __forceinline__ bool barrierPassed(unsigned at, int parity) {
+    int passed;
+    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.b32 %0, 1, 0, p;\n}"
+                 : "=r"(passed) : "r"(at), "r"(parity) : "memory");
+    return passed;
+}
+
 __device__ __forceinline__ void barrierExpect(unsigned at, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
@@ -75,6 +83,10 @@ struct Stages {
             asm volatile("fence.mbarrier_init.release.cluster;");
         }
         __syncthreads();
+        // What one lane told the others the compiler keeps in uniform registers; else it computes these addresses anew at every stage.
+        stages.smem = __shfl_sync(0xffffffffu, stages.smem, 0);
+        stages.full = __shfl_sync(0xffffffffu, stages.full, 0);
+        stages.empty = stages.full + 8 * Stage::COUNT;
         return stages;
     }
 
@@ -87,6 +99,10 @@ struct Stages {
             stage = 0;
             phase ^= 1;
         }
+    }
+
+    __device__ __forceinline__ void awaitEmpty() const {
+        barrierWait(empty + 8 * stage, phase ^ 1);
     }
 
     __device__ __forceinline__ void awaitFull() const {

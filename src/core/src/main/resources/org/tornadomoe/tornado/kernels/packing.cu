@@ -86,7 +86,12 @@ extern "C" __global__ void __launch_bounds__(128) packRows(
     __shared__ unsigned greatest[4];
     afterPredecessor();
     int rows = header[0] * rowsPerToken, r = blockIdx.x, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+#if BLOCKED && STEP == 128
+    // Tiles of 128 pairs have pairs and weights in the same order.
+    bool tiled = header[1] >= tiledFrom && header[1] < 128;
+#else
     bool tiled = header[1] >= tiledFrom;
+#endif
     for (int p = r * 128 + threadIdx.x; p < header[0] * clearedPerToken; p += gridDim.x * 128) {
         amax[p] = 0;
     }

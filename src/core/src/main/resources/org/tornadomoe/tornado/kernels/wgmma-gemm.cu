@@ -3,7 +3,7 @@
 // Weights are the left factor, in registers, where they are widened, each once for all pairs of a tile; pairs are the right one, in shared memory.
 // What a step multiplies is next to one another in a row of a, which is in another order than skinnyGemm's: of int8 in that of k; of halves, of every
 // 64 k, the one at 16 s + 4 j + i is where 16 s + 2 j + i % 2 + i / 2 * 8 would be. With BLOCKED, STEP may be 128, too.
-// With STEP 128 tiles of 128 pairs have the pairs as their left factor, from registers, and weights, whose k are in another order, from shared memory.
+// With STEP 128 tiles of 128 pairs have the pairs as their left factor, from registers, and weights from shared memory, both in skinnyGemm's order.
 // Beside what mma.cu asks for it is compiled with MOST_STAGES of the copies to shared memory, fewer where they would take more than MOST_BYTES; and
 // with UNIFORM 1 where of every 64 packed rows the even ones have the same scales and the odd ones, too.
 
@@ -252,8 +252,7 @@ __device__ __forceinline__ u64 weightsDescriptor(unsigned at) {
 
 // sums += product * ofPair * ofRow, when all products but the last LATER are there.
 template <int LATER>
-__device__ __forceinline__ void fold(float (&sums)[32], Sum (&product)[32], const float (&ofPair)[2], unsigned scales) {
-    float2 ofRow = shared8(scales);
+__device__ __forceinline__ void fold(float (&sums)[32], Sum (&product)[32], const float (&ofPair)[2], float2 ofRow, unsigned scales) {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LATER) : "memory");
 #pragma unroll
     for (int n = 0; n < 32; n++) {
@@ -277,9 +276,9 @@ __device__ __forceinline__ void fold(float (&sums)[32], Sum (&product)[32], cons
 // next one is made.
 __device__ __forceinline__ void multiplyPairs(float (&acc)[4][32], Stages<Stage<128>> &stages, int chunks, int own, int warp, int lane) {
     typedef Stage<128> S;
-    int g = lane >> 2, j = lane & 3, row = own * 64 + warp * 16 + g;
-    // Where a lane's 16 bytes of a row are, and the row's scale; not to be computed anew every time.
-    unsigned place = row * LINE + (j ^ (g & 1) * 4) * 16, ofScale = row * 4;
+    int firstRow = own * 64 + warp * 16, j = lane & 3;
+    // Where the 16 bytes of a row are that the lane names to ldmatrix, and the scale of its own row; not to be computed anew every time.
+    unsigned place = (firstRow + (lane & 15)) * LINE + (lane >> 4 ^ lane & 7) * 16, ofScale = (firstRow + (lane >> 2)) * 4;
     asm volatile("" : "+r"(place), "+r"(ofScale));
 #pragma unroll
     for (int n = 0; n < 128; n++) {
@@ -292,20 +291,16 @@ __device__ __forceinline__ void multiplyPairs(float (&acc)[4][32], Stages<Stage<
     float ofPair[2];
     Sum even[32], odd[32];
     u64 weights = 0;
-    auto enter = [&]() {
-        // What wgmma reads the copy engine wrote, which needs no fence.
-        barrierWait(stages.full + 8 * stages.stage, stages.phase);
+    auto enter = [&](bool isFull) {
+        if (!isFull) {
+            // What wgmma reads the copy engine wrote, which needs no fence.
+            barrierWait(stages.full + 8 * stages.stage, stages.phase);
+        }
         unsigned at = stages.at();
 #pragma unroll
-        for (int c = 0; c < STAGE_CHUNKS; c++) {
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                Quad four = shared16(at + S::WEIGHTS + (place ^ 64 * c) + h * 8 * LINE);
-                a[2 * c][h] = four.x;
-                a[2 * c][2 + h] = four.y;
-                a[2 * c + 1][h] = four.z;
-                a[2 * c + 1][2 + h] = four.w;
-            }
+        for (int s = 0; s < STEPS; s++) {
+            asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(a[s][0]), "=r"(a[s][1]), "=r"(a[s][2]), "=r"(a[s][3]) : "r"(at + S::WEIGHTS + (place ^ 32 * s)));
         }
         weights = weightsDescriptor(at);
     };
@@ -330,31 +325,143 @@ __device__ __forceinline__ void multiplyPairs(float (&acc)[4][32], Stages<Stage<
             barrierArrive(empty);
         }
     };
-    enter();
+    enter(false);
     product(even, 0);
     scale();
-    for (int c = 0;;) {
-        product(odd, 1);
-        fold<1>(acc[0], even, ofPair, scales);
-        product(even, 2);
-        fold<1>(acc[1], odd, ofPair, scales + 256);
-        product(odd, 3);
-        fold<1>(acc[2], even, ofPair, scales + 512);
-        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    // The scales of each product's rows are read while the one before it is scaled.
+    float2 ofRow = shared8(scales), next;
+    for (int c = STAGE_CHUNKS;; c += STAGE_CHUNKS) {
         unsigned before = stages.empty + 8 * stages.stage;
+        product(odd, 1);
+        next = shared8(scales + 256);
+        fold<1>(acc[0], even, ofPair, ofRow, scales);
+        product(even, 2);
+        ofRow = shared8(scales + 512);
+        fold<1>(acc[1], odd, ofPair, next, scales + 256);
+        product(odd, 3);
         stages.next();
-        c += STAGE_CHUNKS;
+        // The answer is there when it is needed.
+        bool isFull = barrierPassed(stages.full + 8 * stages.stage, stages.phase);
+        next = shared8(scales + 768);
+        fold<1>(acc[2], even, ofPair, ofRow, scales + 512);
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
         if (c >= chunks) {
-            fold<0>(acc[3], odd, ofPair, scales + 768);
+            fold<0>(acc[3], odd, ofPair, next, scales + 768);
             leave(before);
             return;
         }
-        enter();
+        enter(isFull);
         product(even, 0);
-        fold<1>(acc[3], odd, ofPair, scales + 768);
+        fold<1>(acc[3], odd, ofPair, next, scales + 768);
         leave(before);
         scale();
+        ofRow = shared8(scales);
     }
+}
+
+// What those multiply comes to shared memory, by four warps. They share registers' ports with those that multiply, so that every instruction of a stage
+// costs: addresses are advanced, not computed anew, and each copy of the copy engine has a warp of its own.
+__device__ __forceinline__ void fetchPairs(const Gemm &m, Stages<Stage<128>> &stages, int blocks, int tiles, int pairs, int t) {
+    typedef Stage<128> S;
+    constexpr int UNITS = LINE / 16, APART = 128 / UNITS, COPIES = 128 / APART;
+    int total = blocks * tiles, packedRows = m.groups * 8;
+    // The warp's number and its lane that copies, as the compiler knows that all of a warp have the same.
+    int warp = __shfl_sync(0xffffffffu, t >> 5, 0), isElected;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.b32 %0, 1, 0, p;\n}" : "=r"(isElected));
+    // Neighbours copy a row; each has rows APART apart. Which these are in the next tile is read a tile ahead.
+    int r = t / UNITS, unit = t % UNITS;
+    unsigned to = S::WEIGHTS + r * LINE + (unit ^ (r & 7)) * 16, scaleTo = S::WEIGHTS + S::PAIRS + S::SCALE + t * 4;
+    int next[COPIES], nextExpert = -1, nextTile = 0, nextScaled = pairs;
+    auto look = [&](int id) {
+        if (id < total) {
+            int block;
+            place(id, blocks, tiles, block, nextTile);
+            nextExpert = m.expertIds[block];
+#pragma unroll
+            for (int i = 0; i < COPIES; i++) {
+                next[i] = m.sortedIds[block * 128 + r + APART * i];
+            }
+            nextScaled = m.sortedIds[block * 128 + t];
+        }
+    };
+    look(blockIdx.x);
+    for (int id = blockIdx.x; id < total; id += gridDim.x) {
+        int expert = __shfl_sync(0xffffffffu, nextExpert, 0), tile = 2 * nextTile;
+        const u8 *rows[COPIES];
+        unsigned there = 0;
+#pragma unroll
+        for (int i = 0; i < COPIES; i++) {
+            int p = next[i];
+            there |= (p < pairs) << i;
+            rows[i] = m.a + (u64) (p < pairs ? p / m.pairsPerRow : 0) * (m.chunks * ROW_BYTES) + unit * 16;
+        }
+        const float *pairScale = m.aScales + (u64) (nextScaled < pairs ? nextScaled / m.pairsPerRow : 0) * m.groupsOfK;
+        look(id + gridDim.x);
+        if (expert < 0) {
+            continue;
+        }
+        int first = groupsOf(m, tile) * GROUP_BYTES, second = max(groupsOf(m, tile + 1), 0) * GROUP_BYTES, scaleBytes = (first + second) / 16;
+        // The warp's copy of a stage: weights of the one or the other tile of packed rows, a chunk's bytes, or scales of both.
+        bool isScales = warp == 2;
+        int bytes = warp == 0 ? first : warp == 1 ? second : isScales ? scaleBytes : 0, step = isScales ? bytes : STAGE_CHUNKS * bytes;
+        const u8 *from = isScales ? (const u8 *) (m.bScales + (u64) expert * (m.groupsOfK + GROUPED) * packedRows + tile * 128)
+                                  : tileStart(m, expert, tile + (warp == 1));
+        unsigned copyTo = isScales ? S::WEIGHTS + S::PAIRS : warp * (S::WEIGHTS / 2);
+        // Where they are read by descriptors, chunks are equally far apart.
+        bool copies = bytes > 0 && isElected, isApart = !isScales && bytes != S::WEIGHTS / 4;
+        // What is left of the group of k.
+        int left = m.kOfGroup;
+        auto fill = [&](int offset, int chunks, bool isFull) {
+            stages.awaitEmpty();
+            unsigned at = stages.at(), told = stages.full + 8 * stages.stage;
+            left -= STEP;
+            bool isLast = left == 0;
+            left = isLast ? m.kOfGroup : left;
+            if (copies) {
+                if (warp == 0) {
+                    barrierExpect(told, chunks * (first + second) + scaleBytes);
+                }
+                bulkCopy(at + copyTo, from, isApart || chunks < STAGE_CHUNKS ? bytes : step, told);
+                if (isApart && chunks == STAGE_CHUNKS) {
+                    bulkCopy(at + copyTo + S::WEIGHTS / 4, from + bytes, bytes, told);
+                }
+                from += !isScales ? step : isLast ? packedRows * 4 : 0;
+            }
+#pragma unroll
+            for (int i = 0; i < COPIES; i++) {
+                // What pads k is multiplied by zeros.
+                bool known = (isFull || there >> i & 1) && (chunks == STAGE_CHUNKS || unit < UNITS / 2);
+                copy16(at + to + i * APART * LINE, rows[i] + offset, known ? 16 : 0);
+            }
+            copy4(at + scaleTo, pairScale);
+            pairScale += isLast;
+            asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(told) : "memory");
+            stages.next();
+        };
+        int whole = m.chunks / STAGE_CHUNKS;
+        auto fillWhole = [&](bool isFull) {
+            // Two at a time, so that half of the addresses are offsets.
+            for (int n = 0; n < whole; n += 2) {
+                fill(0, STAGE_CHUNKS, isFull);
+                if (n + 1 < whole) {
+                    fill(LINE, STAGE_CHUNKS, isFull);
+                }
+#pragma unroll
+                for (int i = 0; i < COPIES; i++) {
+                    rows[i] += 2 * LINE;
+                }
+            }
+        };
+        if (__all_sync(0xffffffffu, there == (1 << COPIES) - 1)) {
+            fillWhole(true);
+        } else {
+            fillWhole(false);
+        }
+        if (m.chunks % STAGE_CHUNKS) {
+            fill(-LINE * (whole & 1), 1, false);
+        }
+    }
+    asm volatile("cp.async.wait_all;");
 }
 #endif
 
@@ -374,10 +481,16 @@ __device__ __forceinline__ void tile(const Gemm &m) {
     constexpr bool ONCE = BN < 128;
     if (warpgroup == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+#if FOLDS
+        if constexpr (BN == 128) {
+            fetchPairs(m, stages, blocks, tiles, pairs, t);
+            return;
+        }
+#endif
         constexpr int UNITS = LINE / 16, APART = 128 / UNITS, COPIES = (BN + APART - 1) / APART;
         // Neighbours copy a row; each has rows APART apart. Which these are in the next tile is read a tile ahead.
         int r = t / UNITS, unit = t % UNITS;
-        unsigned to = S::WEIGHTS + r * LINE + (unit ^ (FOLDS && BN == 128 ? (r & 1) * 4 : r & 7)) * 16;
+        unsigned to = S::WEIGHTS + r * LINE + (unit ^ (r & 7)) * 16;
         int next[COPIES], nextExpert = -1, nextTile = 0, nextScaled = pairs;
         auto look = [&](int id) {
             if (id < total) {
@@ -416,7 +529,7 @@ __device__ __forceinline__ void tile(const Gemm &m) {
             // The group of k, and what is left of it.
             int group = 0, left = m.kOfGroup;
             for (int c = 0; c < m.chunks; c += STAGE_CHUNKS) {
-                barrierWait(stages.empty + 8 * stages.stage, stages.phase ^ 1);
+                stages.awaitEmpty();
                 unsigned at = stages.at(), told = stages.full + 8 * stages.stage;
                 int chunks = min(STAGE_CHUNKS, m.chunks - c);
                 int groups[STAGE_SCALES ? STAGE_SCALES : 1];
@@ -430,20 +543,9 @@ __device__ __forceinline__ void tile(const Gemm &m) {
                 }
                 if (t == 0) {
                     barrierExpect(told, (first + second) * chunks + scaleBytes * STAGE_SCALES * (1 + ZEROS));
-                    if (FOLDS && BN == 128 && (first & second) != S::WEIGHTS / 4) {
-                        // Where they are read by descriptors, chunks are equally far apart.
-                        for (int i = 0; i < chunks; i++) {
-                            unsigned to = at + i * (S::WEIGHTS / 4);
-                            bulkCopy(to, weights + (u64) (c + i) * first, first, told);
-                            if (second) {
-                                bulkCopy(to + S::WEIGHTS / 2, more + (u64) (c + i) * second, second, told);
-                            }
-                        }
-                    } else {
-                        bulkCopy(at, weights + (u64) c * first, first * chunks, told, ONCE);
-                        if (second) {
-                            bulkCopy(at + S::WEIGHTS / 2, more + (u64) c * second, second * chunks, told, ONCE);
-                        }
+                    bulkCopy(at, weights + (u64) c * first, first * chunks, told, ONCE);
+                    if (second) {
+                        bulkCopy(at + S::WEIGHTS / 2, more + (u64) c * second, second * chunks, told, ONCE);
                     }
 #pragma unroll
                     for (int i = 0; i < (S::TWO_SCALES ? 0 : STAGE_SCALES); i++) {
