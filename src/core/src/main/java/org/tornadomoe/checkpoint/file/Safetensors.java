@@ -123,7 +123,7 @@ public final class Safetensors implements AutoCloseable {
                         .add(name);
             }
         }
-        if (sets.size() > 1 || sets.isEmpty() && files.size() > 1) {
+        if (sets.size() > 1 || (sets.isEmpty() && files.size() > 1)) {
             throw new CheckpointException(
                     directory,
                     neither + "; it holds " + files.get(0) + " and " + files.get(files.size() - 1)
