@@ -162,7 +162,7 @@ class HopperStagesTest {
                     }
                 }));
         // Those of other GPUs.
-        launched.get("layer-stages.cu").addAll(Set.of("logits32", "logits128"));
+        launched.computeIfAbsent("layer-stages.cu", _ -> new TreeSet<>()).addAll(Set.of("logits32", "logits128"));
         SOURCES.forEach((name, source) -> assertThat(launched.get(name))
                 .as(name)
                 .containsExactlyInAnyOrderElementsOf(source.entries().keySet()));
