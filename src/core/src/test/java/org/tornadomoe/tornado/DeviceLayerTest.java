@@ -51,8 +51,9 @@ import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
- * The layer on every device that TornadoVM's SDK has here ({@code -Dtornadomoe.test.device=ptx}: on those alone);
- * skipped, and counted as skipped, where there is none.
+ * The layer on every device that TornadoVM's SDK has here ({@code -Dtornadomoe.test.device=ptx}: on those alone;
+ * {@code -Dtornadomoe.test.class=TornadoMma}: by classes with such names alone); skipped, and counted as skipped, where
+ * there is none.
  */
 @Tag("device")
 class DeviceLayerTest {
@@ -71,6 +72,9 @@ class DeviceLayerTest {
             FusedMoeConfig config =
                     RandomLayer.of(1, 1, 4, 4, 1, 1).on(device.id()).config();
             for (TornadoExperts experts : TornadoExperts.all()) {
+                if (!experts.name().startsWith(System.getProperty("tornadomoe.test.class", ""))) {
+                    continue;
+                }
                 for (Int8Scheme scheme : Int8Scheme.values()) {
                     if (experts.isSupportedConfig(
                                     config, scheme.weightKey(), scheme.activationKey(), config.activationFormat())

@@ -26,13 +26,17 @@ abstract class CudaGemm implements ExpertGemm {
      * What a product is launched with for M tokens.
      *
      * @param groups of 8 packed rows of the projection
-     * @param packsUpTo as {@link #stage} has it
      */
-    abstract Launch launch(LayerArrays a, Product p, int groups, int packsUpTo, int tokens);
+    abstract Launch launch(LayerArrays a, Product p, int groups, int tokens);
 
-    /** Whether a product for few rows packs them itself; before the first call there are none, and it packs nothing. */
-    static boolean packs(LayerArrays a, int packsUpTo, int tokens) {
-        return a.shape.pairs(tokens) > 0 && a.shape.pairs(tokens) <= packsUpTo;
+    /**
+     * A group of {@code skinnyGemm} for 32 packed rows and a block; each of its warps has two chunks of these rows on
+     * their way.
+     *
+     * @param chunk k of a chunk
+     */
+    static Launch streaming(LayerArrays a, int groups, int warps, int chunk, int tokens) {
+        return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), warps * 2 * 32 * chunk);
     }
 
     /** How k is divided: its chunks, and what else the source has parameters for. */
@@ -92,7 +96,7 @@ abstract class CudaGemm implements ExpertGemm {
                 p.name(),
                 activation,
                 p.cols(),
-                m -> launch(a, p, groups, packsUpTo, m),
+                m -> launch(a, p, groups, m),
                 reads,
                 List.of(p.out()),
                 List.of(a.work.amax),

@@ -123,7 +123,7 @@ public final class HopperGemm extends CudaGemm {
     }
 
     @Override
-    Launch launch(LayerArrays a, Product p, int groups, int packsUpTo, int tokens) {
+    Launch launch(LayerArrays a, Product p, int groups, int tokens) {
         if (!isSkinny(a, tokens)) {
             int block = a.blockSize(tokens);
             int stage = (block + TILE_ROWS) * HopperWeights.CHUNK;
@@ -136,9 +136,7 @@ public final class HopperGemm extends CudaGemm {
         int warps = a.launches.source() == null
                 ? streamingWarps(p.cols())
                 : a.launch(tokens).numWarps();
-        int packedBytes =
-                packs(a, packsUpTo, tokens) ? 8 * (HopperWeights.chunks(p.cols()) * HopperWeights.CHUNK + 64) : 0;
-        return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
+        return streaming(a, groups, warps, HopperWeights.CHUNK, tokens);
     }
 
     @Override

@@ -8,9 +8,6 @@ import org.tornadomoe.tornado.layout.HopperWeights;
 
 /** A layer with {@link HopperGemm}: for few tokens what is quantised is in one kernel with the router's logits. */
 final class HopperProgram extends CudaProgram {
-    /** The longest rows, in chunks, that the second GEMM packs itself. */
-    private static final int PACKED_CHUNKS = 24;
-
     HopperProgram(LayerArrays arrays) {
         super(new HopperGemm(), arrays);
     }
@@ -84,6 +81,6 @@ final class HopperProgram extends CudaProgram {
 
     @Override
     int packedOften() {
-        return !hasOneScale() && HopperWeights.chunks(a.shape.intermediate) <= PACKED_CHUNKS ? PACKED_OFTEN : 0;
+        return hasOneScale() ? 0 : PACKED_OFTEN;
     }
 }

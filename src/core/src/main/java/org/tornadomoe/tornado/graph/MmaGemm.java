@@ -186,11 +186,6 @@ public class MmaGemm extends CudaGemm {
         return group >= cols ? 64 * MmaWeights.chunks(cols) : group;
     }
 
-    /** Bytes of a packed row. */
-    int rowBytes(int cols) {
-        return 4 * layout().rowInts(cols);
-    }
-
     /**
      * Bytes of a tile's stage: weights and the rows of a block, and the scales and zero points of both.
      *
@@ -206,14 +201,13 @@ public class MmaGemm extends CudaGemm {
     }
 
     @Override
-    Launch launch(LayerArrays a, Product p, int groups, int packsUpTo, int tokens) {
+    Launch launch(LayerArrays a, Product p, int groups, int tokens) {
         int block = a.blockSize(tokens);
         if (!isSkinny(block)) {
             return launchOfTiles(a, p, groups, tokens);
         }
         int warps = a.launches.source() != null ? a.launch(tokens).numWarps() : isDeep(p.cols()) ? 8 : 4;
-        int packedBytes = packs(a, packsUpTo, tokens) ? 8 * (rowBytes(p.cols()) + 64) : 0;
-        return new Launch("skinnyGemm", 32 * warps, groups / 4, a.blocks(tokens), packedBytes);
+        return streaming(a, groups, warps, MmaWeights.CHUNK, tokens);
     }
 
     Launch launchOfTiles(LayerArrays a, Product p, int groups, int tokens) {

@@ -8,9 +8,6 @@ import org.tornadomoe.tornado.layout.MmaWeights;
 
 /** A layer with {@link MmaGemm}: activations are brought into the form that its products take by kernels of its own. */
 final class MmaProgram extends CudaProgram {
-    /** Bytes of the longest rows that the second GEMM packs itself. */
-    private static final int PACKED_BYTES = 8 << 10;
-
     private final MmaGemm mma;
 
     MmaProgram(MmaGemm gemm, LayerArrays arrays) {
@@ -60,6 +57,6 @@ final class MmaProgram extends CudaProgram {
     @Override
     int packedOften() {
         boolean perRow = a.shape.scheme == Int8Scheme.W8A8_CHANNEL || !a.shape.int8;
-        return perRow && mma.rowBytes(a.shape.intermediate) <= PACKED_BYTES ? PACKED_OFTEN : 0;
+        return perRow ? PACKED_OFTEN : 0;
     }
 }

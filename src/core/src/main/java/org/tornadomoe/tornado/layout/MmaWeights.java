@@ -23,7 +23,9 @@ public record MmaWeights(boolean halves) implements CudaWeights {
     /** Packed rows of a tile. */
     public static final int TILE_ROWS = 128;
 
-    private static final int CHUNK = 64;
+    /** k of a chunk. */
+    public static final int CHUNK = 64;
+
     private static final int CHUNK_INTS = CHUNK / 4;
     private static final int GROUPS_OF_TILE = TILE_ROWS / 8;
 

@@ -221,12 +221,6 @@ struct __align__(16) Quad {
     unsigned x, y, z, w;
 };
 
-__device__ __forceinline__ Quad streamed(const void *p) {
-    Quad q;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));
-    return q;
-}
-
 __device__ __forceinline__ Quad cached(const void *p) {
     Quad q;
     asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w) : "l"(p));

@@ -40,6 +40,9 @@
 #endif
 
 #define ACC(d, i) "+r"(d[i])
+#define BULK
+
+#include "streaming.cu"
 
 #include "hopper.cu"
 
@@ -77,26 +80,8 @@ struct Stage {
 };
 #define SCALE_BYTES (TILE_GROUPS * 32)
 
-// Four values of a row, the i-th of them; zeros beyond its columns.
-__device__ __forceinline__ float4 valuesOf(const float *row, int i, int columns) {
-    float x[4] = {};
-    if (columns % 4 == 0) {
-        if (4 * i < columns) {
-            // Read once: what is written instead shall stay in the cache.
-            return __ldcs((const float4 *) (row + 4 * i));
-        }
-    } else {
-#pragma unroll
-        for (int b = 0; b < 4; b++) {
-            x[b] = 4 * i + b < columns ? row[4 * i + b] : 0.0f;
-        }
-    }
-    return make_float4(x[0], x[1], x[2], x[3]);
-}
-
-// The same in int8.
-__device__ __forceinline__ unsigned quantized(const float4 &four, float inverse) {
-    float x[4] = {four.x, four.y, four.z, four.w};
+// Four values in int8.
+__device__ __forceinline__ unsigned quantized(const float (&x)[4], float inverse) {
     unsigned packed = 0;
 #pragma unroll
     for (int b = 0; b < 4; b++) {
@@ -107,8 +92,7 @@ __device__ __forceinline__ unsigned quantized(const float4 &four, float inverse)
 
 // The greatest magnitude that a row of pair p is divided by: infinite beyond 1e30 and where one is no number, whose bits are greater
 // than all that are, so that what comes of it is NaN.
-__device__ __forceinline__ float greatest(const unsigned *amax, int p) {
-    unsigned bits = amax[p];
+__device__ __forceinline__ float greatest(unsigned bits) {
     return bits > __float_as_uint(1e30f) ? __uint_as_float(0x7f800000u) : fmaxf(__uint_as_float(bits), 1e-10f);
 }
 
@@ -120,45 +104,33 @@ __device__ __forceinline__ void mma(int (&c)[4], unsigned a0, unsigned a1, unsig
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// 8 pairs of one expert times 32 packed rows; the group's warps share the k among them, 64 at a time. With later, weights are on their way
-// before the kernel in front is through.
-// Grid: 32 packed rows along x, blocks along y; groups of 128 or 256. Shared memory, where it quantises: 8 * (chunks * 128 + 64) bytes.
+// 8 pairs of one expert times 32 packed rows; the group's warps share the chunks of k among them. With later, weights are on their way before the
+// kernel in front is through.
+// Grid: 32 packed rows along x, blocks along y; groups of 128 or 256. Shared memory: PLACES * 4096 bytes a warp.
 extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
-    constexpr int UNROLL = 4;
-    __shared__ int sums[8 * 2 * 4 * 32];
-    extern __shared__ __align__(16) u8 dynamic[];
+    extern __shared__ __align__(128) u8 dynamic[];
+    __shared__ u64 barriers[8 * PLACES];
     Gemm m = ARGUMENTS;
     if (!m.later) {
         afterPredecessor();
     }
     int block = blockIdx.y, first = block * 8;
     int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
-    int places = now(m.padded), tokens = now(m.header), expert = now(m.expertIds + block), p = now(m.sortedIds + first + g);
+    int places = now(m.padded), tokens = now(m.header), expert = now(m.expertIds + block), p = now(m.sortedIds + first + (lane & 7));
+    Stream<4096> stream(dynamic, barriers, warp, lane);
     if (first >= places) {
         return;
     }
     int pairs = tokens * m.pairsPerToken, tile = blockIdx.x >> 3;
-    int stride = groupsOf(m, tile) * 1024, units = expert < 0 ? 0 : 2 * m.chunks;
-    const u8 *x0 = m.a + (p < pairs ? (u64) (p / m.pairsPerRow) * (m.chunks * 128) : 0) + j * 16;
-    const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 7) * 4096 + g * 128;
-    int lows = (j ^ g) * 16, highs = ((4 + j) ^ g) * 16;
-    Quad q[UNROLL][4];
-    auto fetch = [&](int u) {
+    int stride = groupsOf(m, tile) * 1024, end = expert < 0 ? 0 : m.chunks;
+    const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 7) * 4096;
 #pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            int unit = u + warps * i;
-            if (unit < units) {
-                const u8 *from = w + (u64) (unit >> 1) * stride + (unit & 1 ? highs : lows);
-#pragma unroll
-                for (int r = 0; r < 4; r++) {
-                    q[i][r] = streamed(from + r * 1024);
-                }
-            }
-        }
-    };
-    fetch(warp);
+    for (int i = 0; i < PLACES; i++) {
+        int chunk = warp + warps * i;
+        stream.fill(i, w + (u64) chunk * stride, chunk < end, lane);
+    }
     // What the sums are multiplied by is read before them, so that nobody waits for it: of two neighbouring values of the result.
-    int two = threadIdx.x & 15;
+    int two = threadIdx.x & 15, n = threadIdx.x >> 4, pair = __shfl_sync(0xffffffffu, p, n & 7);
     int packed = LAYOUT ? 8 * (two & 3) + 2 * (two >> 2) : 16 * (two >> 3) + 8 * (two & 1) + 2 * (two >> 1 & 3);
     float2 scale = make_float2(0.0f, 0.0f), addend = scale;
     if (expert >= 0) {
@@ -168,75 +140,101 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
             addend = *(const float2 *) (m.bias + row);
         }
     }
-    int n = threadIdx.x >> 4, pair = n < 8 ? m.sortedIds[first + n] : pairs;
-    float weight = pair < pairs && m.weighted ? m.topkWeights[pair] : 1.0f;
+    bool isPair = n < 8 && pair < pairs, quantizes = pairs <= m.often;
+    float weight = isPair && m.weighted ? m.topkWeights[pair] : 1.0f;
     if (m.later) {
         afterPredecessor();
     }
-    bool quantizes = pairs <= m.often;
-    int rowBytes = m.chunks * 128 + 64;
-    float aScale = 0.0f;
-    if (quantizes) {
-        for (int r = 0; r < 8; r++) {
-            int of = __shfl_sync(0xffffffffu, p, 4 * r);
-            if (of < pairs) {
-                // Values are on their way before what they are divided by.
-                const float *row = m.values + (u64) of * m.depth;
-                int i = threadIdx.x;
-                float4 four = valuesOf(row, i, m.depth), next = valuesOf(row, i + blockDim.x, m.depth);
-                float inverse = 127.0f / greatest(m.amax, of);
-                for (; i < m.chunks * 32; i += blockDim.x) {
-                    *(unsigned *) (dynamic + r * rowBytes + 4 * i) = quantized(four, inverse);
-                    four = next;
-                    next = valuesOf(row, i + 2 * blockDim.x, m.depth);
+    // Pairs that the block has; of the one in place lane & 7, its row of a and what that is multiplied by, which nobody waits for here.
+    int count = __popc(__ballot_sync(0xffffffffu, p < pairs) & 0xff), row = p < pairs ? p / m.pairsPerRow : 0;
+    unsigned ownAmax = quantizes && p < pairs ? (unsigned) now((const int *) m.amax + p) : 0;
+    float ownScale = quantizes || p >= pairs ? 0.0f : m.aScales[row];
+    const u8 *rowOfLane = m.a + (u64) __shfl_sync(0xffffffffu, row, g) * (m.chunks * 128) + j * 16;
+    // A lane's 32 bytes of a chunk of the g-th pair.
+    auto rows = [&](unsigned (&x)[8], int chunk) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            x[i] = 0;
+        }
+        if (quantizes) {
+            // Each lane has four values of every pair in turn.
+#pragma unroll 1
+            for (int r = 0; r < count; r++) {
+                float four[4];
+                load4(four, m.values + (u64) __shfl_sync(0xffffffffu, p, r) * m.depth, chunk * 128 + lane * 4, m.depth);
+                unsigned word = quantized(four, 127.0f / greatest(__shfl_sync(0xffffffffu, ownAmax, r)));
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    unsigned wanted = __shfl_sync(0xffffffffu, word, (i >> 2) * 16 + 4 * j + (i & 3));
+                    x[i] = g == r ? wanted : x[i];
                 }
             }
-        }
-        aScale = pair < pairs ? greatest(m.amax, pair) / 127.0f : 0.0f;
-        __syncthreads();
-    } else {
-        aScale = pair < pairs ? m.aScales[pair / m.pairsPerRow] : 0.0f;
-    }
-    int acc[2][4] = {};
-    for (int u = warp; u < units; u += warps * UNROLL) {
-        Quad x[UNROLL];
-        if (u > warp) {
-            fetch(u);
-        }
+        } else if (g < count) {
 #pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            int unit = u + warps * i;
-            if (unit < units) {
-                x[i] = quantizes ? *(const Quad *) (dynamic + g * rowBytes + j * 16 + unit * 64) : cached(x0 + unit * 64);
+            for (int h = 0; h < 2; h++) {
+                Quad q = cached(rowOfLane + chunk * 128 + h * 64);
+                x[4 * h] = q.x;
+                x[4 * h + 1] = q.y;
+                x[4 * h + 2] = q.z;
+                x[4 * h + 3] = q.w;
             }
         }
+    };
+    // Rows of a group in an order in which eight lanes read from all banks.
+    int own = g >> 1 | (g & 1) << 2, acc[2][4] = {};
+    unsigned x[8], next[8];
+#pragma unroll 1
+    for (int chunk = warp - warps; chunk < end; chunk += warps) {
+        // The rows of the next chunk are there before this one's weights are waited for.
+        if (chunk + warps < end) {
+            rows(next, chunk + warps);
+        }
+        if (chunk >= 0) {
+            unsigned at = stream.await() + own * 128;
 #pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            if (u + warps * i < units) {
+            for (int h = 0; h < 2; h++) {
+                Quad q[4];
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    mma(acc[h], q[i][2 * h].x, q[i][2 * h + 1].x, q[i][2 * h].y, q[i][2 * h + 1].y, x[i].x, x[i].y);
-                    mma(acc[h], q[i][2 * h].z, q[i][2 * h + 1].z, q[i][2 * h].w, q[i][2 * h + 1].w, x[i].z, x[i].w);
+                for (int r = 0; r < 4; r++) {
+                    q[r] = shared16(at + r * 1024 + ((4 * h + j) ^ own) * 16);
+                }
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    mma(acc[i], q[2 * i].x, q[2 * i + 1].x, q[2 * i].y, q[2 * i + 1].y, x[4 * h], x[4 * h + 1]);
+                    mma(acc[i], q[2 * i].z, q[2 * i + 1].z, q[2 * i].w, q[2 * i + 1].w, x[4 * h + 2], x[4 * h + 3]);
                 }
             }
+            int then = chunk + PLACES * warps;
+            stream.refill(w + (u64) then * stride, then < end, lane);
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            x[i] = next[i];
         }
     }
+    __syncwarp();
+    // A warp's sums are where its weights were.
+    int *sums = (int *) (dynamic + warp * PLACES * 4096);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        sums[(warp * 8 + i) * 32 + lane] = acc[i >> 2][i & 3];
+        sums[i * 32 + lane] = acc[i >> 2][i & 3];
     }
     __syncthreads();
+    float aScale = quantizes ? greatest(__shfl_sync(0xffffffffu, ownAmax, n & 7)) / 127.0f : __shfl_sync(0xffffffffu, ownScale, n & 7);
     if (n < 8) {
-        int at = ((packed >> 4) * 4 + (packed >> 3 & 1) * 2 + (n & 1)) * 32 + (packed & 7) * 4 + (n >> 1), low = 0, high = 0;
+        int lanes = (packed & 3) * 8 + (packed >> 2 & 1) * 4 + (n >> 1);
+        const int *sum = (const int *) dynamic + ((packed >> 4) * 4 + (packed >> 3 & 1) * 2 + (n & 1)) * 32 + lanes;
+        int low = 0, high = 0;
+#pragma unroll 4
         for (int v = 0; v < warps; v++) {
-            low += sums[v * 256 + at];
-            high += sums[v * 256 + at + 4];
+            low += sum[v * PLACES * 1024];
+            high += sum[v * PLACES * 1024 + 8];
         }
         float y[2] = {__fmul_rn(__fmul_rn((float) low, aScale), scale.x) + addend.x,
                       __fmul_rn(__fmul_rn((float) high, aScale), scale.y) + addend.y};
-        float magnitude = emit<1>(m, columnsFrom(m, pair, pair < pairs, blockIdx.x * 16 + two), 0, y, weight, 0.0f);
+        float magnitude = emit<1>(m, columnsFrom(m, pair, isPair, blockIdx.x * 16 + two), 0, y, weight, 0.0f);
 #if ACTIVATION >= 0
-        tellMagnitude<16>(m.amax, pair, pair < pairs, magnitude);
+        tellMagnitude<16>(m.amax, pair, isPair, magnitude);
 #endif
     }
 }
@@ -493,7 +491,7 @@ extern "C" __global__ void __launch_bounds__(128) quantizePairs(
     if (p >= header[0] * pairsPerToken || keys[p] < 0) {
         return;
     }
-    float magnitude = greatest(amax, p), inverse = 127.0f / magnitude;
+    float magnitude = greatest(amax[p]), inverse = 127.0f / magnitude;
     int first = byWarp ? threadIdx.x & 31 : blockIdx.y * 512 + threadIdx.x, step = byWarp ? 32 : 128;
     int end = byWarp ? chunks * 32 : min(chunks * 32, (int) (blockIdx.y + 1) * 512);
     if (first == 0) {
@@ -503,6 +501,17 @@ extern "C" __global__ void __launch_bounds__(128) quantizePairs(
     unsigned *to = (unsigned *) (out + LEAD + (u64) p * chunks * 128);
 #pragma unroll 8
     for (int i = first; i < end; i += step) {
-        to[i] = quantized(valuesOf(row, i, columns), inverse);
+        float x[4] = {};
+        if (columns % 4) {
+            load4(x, row, 4 * i, columns);
+        } else if (4 * i < columns) {
+            // Read once: what is written instead shall stay in the cache.
+            float4 four = __ldcs((const float4 *) row + i);
+            x[0] = four.x;
+            x[1] = four.y;
+            x[2] = four.z;
+            x[3] = four.w;
+        }
+        to[i] = quantized(x, inverse);
     }
 }

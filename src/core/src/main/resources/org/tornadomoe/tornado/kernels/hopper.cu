@@ -1,5 +1,5 @@
-// What kernels for Hopper (sm_90a) share, hopper-gemm.cu and wgmma-gemm.cu: barriers in shared memory, the copy engine, what tells wgmma of rows in
-// shared memory and of sums in registers, and where sums go whose rows are packed rows. ACC is what such a register is to asm.
+// What the tiles for Hopper (sm_90a) share, in hopper-gemm.cu and wgmma-gemm.cu: stages in shared memory, what tells wgmma of rows there and of sums
+// in registers, and where sums go whose rows are packed rows. ACC is what such a register is to asm.
 
 #define ACC4(d, i) ACC(d, i), ACC(d, i + 1), ACC(d, i + 2), ACC(d, i + 3)
 #define ACC8(d, i) ACC4(d, i), ACC4(d, i + 4)
@@ -16,48 +16,6 @@
     NAMES64 \
     ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98," \
     "%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-
-__device__ __forceinline__ void barrierInit(unsigned at, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count));
-}
-
-__device__ __forceinline__ void barrierArrive(unsigned at) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
-
-__device__ __forceinline__ void barrierWait(unsigned at, int parity) {
-    asm volatile(
-        "{\n.reg .pred p;\nWAIT:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra WAIT;\nDONE:\n}" ::"r"(at),
-        "r"(parity)
-        : "memory");
-}
-
-// Whether that would not wait.
-__device__ __forceinline__ bool barrierPassed(unsigned at, int parity) {
-    int passed;
-    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.b32 %0, 1, 0, p;\n}"
-                 : "=r"(passed) : "r"(at), "r"(parity) : "memory");
-    return passed;
-}
-
-__device__ __forceinline__ void barrierExpect(unsigned at, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-}
-
-// To shared memory, by the copy engine, which tells the barrier. What is read once shall not drive out of the L2 cache what is read again.
-__device__ __forceinline__ void bulkCopy(unsigned to, const void *from, int bytes, unsigned barrier, bool once = false) {
-    if (once) {
-        u64 policy;
-        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
-                     "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
-                     : "memory");
-    } else {
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-                     "r"(bytes), "r"(barrier)
-                     : "memory");
-    }
-}
 
 // The descriptor of rows of 128 bytes in shared memory, swizzled, 8 rows one behind the other; of every APART 8 rows the first.
 template <int APART = 1>

@@ -141,61 +141,44 @@ __device__ __forceinline__ unsigned widened(unsigned four, unsigned tooLarge) {
 
 #include "packing.cu"
 
+#include "streaming.cu"
+
 // ---- few pairs of an expert: weights are streamed
 
-// 8 pairs of one expert times 32 packed rows; the group's warps share the k among them, 64 at a time. With later, weights are on their way
-// before the kernel in front is through. Here weights are the rows of the product and pairs its columns.
-// Grid: 32 packed rows along x, blocks along y; groups of 128 or 256. Shared memory, where it packs: 8 * (chunks * ROW_BYTES + 64) bytes.
+// 8 pairs of one expert times 32 packed rows; the group's warps share the chunks of k among them. With later, weights are on their way before the
+// kernel in front is through. Here weights are the rows of the product and pairs its columns.
+// Grid: 32 packed rows along x, blocks along y; groups of 128 or 256. Shared memory: PLACES * 2048 bytes a warp.
 extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
-    constexpr int UNROLL = 4;
-    __shared__ float sums[8 * 2 * 4 * 32];
-    extern __shared__ __align__(16) u8 dynamic[];
+    extern __shared__ __align__(128) u8 dynamic[];
+    __shared__ u64 barriers[8 * PLACES];
     Gemm m = ARGUMENTS;
     if (!m.later) {
         afterPredecessor();
     }
     int block = blockIdx.y, first = block * 8;
     int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
-    int places = now(m.padded), tokens = now(m.header), expert = now(m.expertIds + block), p = now(m.sortedIds + first + g);
+    int places = now(m.padded), tokens = now(m.header), expert = now(m.expertIds + block), p = now(m.sortedIds + first + (lane & 7));
+    Stream<4 * GROUP_BYTES> stream(dynamic, barriers, warp, lane);
     if (first >= places) {
         return;
     }
     int pairs = tokens * m.pairsPerToken, tile = blockIdx.x >> 2;
-    int stride = groupsOf(m, tile) * GROUP_BYTES, units = expert < 0 ? 0 : m.chunks;
-    int packedRows = m.groups * 8;
-    int row = p < pairs ? p / m.pairsPerRow : 0;
-    const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 3) * 4 * GROUP_BYTES + placeOfLane(lane);
-    // A work-item reads the scales of one row, and has those of its rows from the others.
+    int stride = groupsOf(m, tile) * GROUP_BYTES, end = expert < 0 ? 0 : m.chunks, packedRows = m.groups * 8;
+    const u8 *w = tileStart(m, expert < 0 ? 0 : expert, tile) + (blockIdx.x & 3) * 4 * GROUP_BYTES;
+#pragma unroll
+    for (int i = 0; i < PLACES; i++) {
+        int chunk = warp + warps * i;
+        stream.fill(i, w + (u64) chunk * stride, chunk < end, lane);
+    }
+    // A lane reads the scales of one row, and has those of its rows from the others.
     u64 expertScales = (u64) (expert < 0 ? 0 : expert) * (m.groupsOfK + GROUPED) * packedRows;
     u64 ownScales = expertScales + blockIdx.x * 32 + 8 * j + g;
-    Quad q[UNROLL][4];
-    float ownScale[UNROLL][SCALES ? SCALES : 1], ownZero[UNROLL][SCALES ? SCALES : 1];
-    auto fetch = [&](int u) {
-#pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            int unit = u + warps * i;
-            if (unit < units) {
-                const u8 *from = w + (u64) unit * stride;
-#pragma unroll
-                for (int r = 0; r < 4; r++) {
-                    q[i][r] = streamed(from + r * GROUP_BYTES);
-                }
-#pragma unroll
-                for (int s = 0; s < SCALES; s++) {
-                    u64 at = ownScales + (u64) groupOfK(m, unit, s) * packedRows;
-                    ownScale[i][s] = __ldg(m.bScales + at);
-                    ownZero[i][s] = ZEROS ? __ldg(m.zeros + at) : 0.0f;
-                }
-            }
-        }
-    };
-    fetch(warp);
     // What the sums are multiplied by is read before them, so that nobody waits for it: of two neighbouring values of the result.
-    int two = threadIdx.x & 15;
-    int packed = LAYOUT ? 8 * (two & 3) + 2 * (two >> 2) : 16 * (two >> 3) + 8 * (two & 1) + 2 * (two >> 1 & 3);
+    int two = threadIdx.x & 15, n = threadIdx.x >> 4, pair = __shfl_sync(0xffffffffu, p, n & 7);
+    int placeOfTwo = LAYOUT ? 8 * (two & 3) + 2 * (two >> 2) : 16 * (two >> 3) + 8 * (two & 1) + 2 * (two >> 1 & 3);
     float2 scale = make_float2(1.0f, 1.0f), addend = make_float2(0.0f, 0.0f);
     if (expert >= 0) {
-        int at = blockIdx.x * 32 + packed;
+        int at = blockIdx.x * 32 + placeOfTwo;
         scale = *(const float2 *) (m.bScales + expertScales + (GROUPED ? m.groupsOfK * packedRows : 0) + at);
         if (m.biased) {
             addend = *(const float2 *) (m.bias + (u64) expert * packedRows + at);
@@ -204,165 +187,175 @@ extern "C" __global__ void __launch_bounds__(256, 2) skinnyGemm(PARAMETERS) {
 #if ZEROS && !GROUPED
     unsigned rowZeros = tooLarge(expert < 0 ? 0.0f : m.zeros[ownScales]);
 #endif
-    int n = threadIdx.x >> 4, pair = n < 8 ? m.sortedIds[first + n] : pairs;
-    float weight = pair < pairs && m.weighted ? m.topkWeights[pair] : 1.0f;
+    bool isPair = n < 8 && pair < pairs, packs = pairs <= m.often;
+    float weight = isPair && m.weighted ? m.topkWeights[pair] : 1.0f;
     if (m.later) {
         afterPredecessor();
     }
-    bool packs = pairs <= m.often;
-    int rowBytes = m.chunks * ROW_BYTES + (FORM ? 16 : 64);
-    const u8 *x0 = packs ? dynamic + g * rowBytes : m.a + (u64) row * (m.chunks * ROW_BYTES);
-    x0 += j * (FORM ? 32 : 16);
-    float aScale = 1.0f, unused;
-    if (packs) {
-        for (int r = 0; r < 8; r++) {
-            int of = __shfl_sync(0xffffffffu, p, 4 * r);
-            if (of < pairs) {
-                // Values are on their way before what they are divided by.
-                const float *values = m.values + (u64) of * m.depth;
-                int k = 4 * threadIdx.x;
-                float x[4], next[4], inverse;
-                load4(x, values, k, m.depth);
-                load4(next, values, k + 4 * blockDim.x, m.depth);
-                scaleOf(m.amax[of], inverse);
-                for (; k < m.chunks * 64; k += 4 * blockDim.x) {
-                    pack(dynamic + r * rowBytes, m.chunks, k, x, inverse);
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        x[i] = next[i];
-                    }
-                    load4(next, values, k + 8 * blockDim.x, m.depth);
-                }
-            }
-        }
-        aScale = pair < pairs ? scaleOf(m.amax[pair], unused) : 0.0f;
-        __syncthreads();
-    } else if (!BLOCKED) {
-        aScale = pair < pairs ? m.aScales[pair / m.pairsPerRow] : 0.0f;
-    }
+    // Pairs that the block has; of the one in place lane & 7, its row of a and what that is multiplied by, which nobody waits for here.
+    int count = __popc(__ballot_sync(0xffffffffu, p < pairs) & 0xff), row = p < pairs ? p / m.pairsPerRow : 0;
+    unsigned ownAmax = packs && p < pairs ? (unsigned) now((const int *) m.amax + p) : 0;
+    float ownScale = packs || p >= pairs ? 0.0f : BLOCKED ? 1.0f : m.aScales[row];
+    const u8 *rowOfLane = m.a + (u64) __shfl_sync(0xffffffffu, row, g) * (m.chunks * ROW_BYTES) + j * (FORM ? 32 : 16);
 #if BLOCKED
-    // Of the two pairs whose sums a work-item has.
+    // Of the two pairs whose sums a lane has.
     const float *pairScales[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        int of = __shfl_sync(0xffffffffu, row, 4 * (2 * j + i));
-        pairScales[i] = m.aScales + (u64) of * m.groupsOfK;
+        pairScales[i] = m.aScales + (u64) __shfl_sync(0xffffffffu, row, 2 * j + i) * m.groupsOfK;
     }
 #endif
+    // What a lane multiplies of a chunk of the g-th pair: 16 values, and with FORM 2 what their halves leave.
+    constexpr int WORDS = FORM == 2 ? 16 : FORM ? 8 : 4, FOURS = SCALES ? SCALES : 1;
+    struct Chunk {
+        unsigned x[WORDS];
+        float scale[FOURS], zero[FOURS], pairScale[FOURS][2];
+    };
+    auto read = [&](Chunk &c, int chunk) {
+#pragma unroll
+        for (int s = 0; s < SCALES; s++) {
+            int group = groupOfK(m, chunk, s);
+            u64 at = ownScales + (u64) group * packedRows;
+            c.scale[s] = __ldg(m.bScales + at);
+            c.zero[s] = ZEROS ? __ldg(m.zeros + at) : 0.0f;
+#if BLOCKED
+            c.pairScale[s][0] = pairScales[0][group];
+            c.pairScale[s][1] = pairScales[1][group];
+#endif
+        }
+#pragma unroll
+        for (int i = 0; i < WORDS; i++) {
+            c.x[i] = 0;
+        }
+        if (packs) {
+            // Sixteen lanes have four values of every pair in turn.
+#pragma unroll 1
+            for (int r = 0; r < count; r++) {
+                float x[4];
+                load4(x, m.values + (u64) __shfl_sync(0xffffffffu, p, r) * m.depth, chunk * 64 + (lane & 15) * 4, m.depth);
+                float inverse;
+                scaleOf(__shfl_sync(0xffffffffu, ownAmax, r), inverse);
+                Packed four = packed(x, inverse);
+#pragma unroll
+                for (int i = 0; i < WORDS; i++) {
+                    // The halves of the i / 2-th four, and behind all these what they leave.
+                    unsigned word = four.words[FORM ? i / 8 * 2 + i % 2 : 0];
+                    unsigned wanted = __shfl_sync(0xffffffffu, word, 4 * (FORM ? i % 8 / 2 : i) + j);
+                    c.x[i] = g == r ? wanted : c.x[i];
+                }
+            }
+        } else if (g < count) {
+#pragma unroll
+            for (int i = 0; i < WORDS; i += 4) {
+                Quad q = cached(rowOfLane + chunk * A_BYTES + (i < 8 ? i * 4 : m.chunks * 128 + (i - 8) * 4));
+                c.x[i] = q.x;
+                c.x[i + 1] = q.y;
+                c.x[i + 2] = q.z;
+                c.x[i + 3] = q.w;
+            }
+        }
+    };
 #if GROUPED
     float acc[2][4] = {};
 #else
     Sum acc[2][4] = {};
 #endif
-    for (int u = warp; u < units; u += warps * UNROLL) {
-        if (u > warp) {
-            fetch(u);
+    Chunk c, next;
+#pragma unroll 1
+    for (int chunk = warp - warps; chunk < end; chunk += warps) {
+        // The rows of the next chunk are there before this one's weights are waited for.
+        if (chunk + warps < end) {
+            read(next, chunk + warps);
         }
+        if (chunk >= 0) {
+            unsigned at = stream.await() + placeOfLane(lane);
+            const unsigned *b = c.x;
 #pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            int unit = u + warps * i;
-            if (unit < units) {
-                const u8 *x = x0 + (u64) unit * A_BYTES;
-                Quad v[FORM == 2 ? 4 : FORM ? 2 : 1];
-                v[0] = packs ? *(const Quad *) x : cached(x);
-#if FORM
-                v[1] = packs ? *(const Quad *) (x + 16) : cached(x + 16);
-#endif
-#if FORM == 2
-                const u8 *rest = x + m.chunks * 128;
-                v[2] = packs ? *(const Quad *) rest : cached(rest);
-                v[3] = packs ? *(const Quad *) (rest + 16) : cached(rest + 16);
-#endif
-                const unsigned *word = (const unsigned *) q[i], *b = (const unsigned *) v;
+            for (int h = 0; h < 2; h++) {
+                Quad rows[2] = {shared16(at + 2 * h * GROUP_BYTES), shared16(at + (2 * h + 1) * GROUP_BYTES)};
+                const unsigned *low = (const unsigned *) rows, *high = low + 4;
+                int lowRow = 4 * g + 2 * h, highRow = lowRow + 1;
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    const unsigned *low = word + 8 * h, *high = low + 4;
-                    int lowRow = 4 * g + 2 * h, highRow = lowRow + 1;
-                    constexpr int PARTS_OF_K = SCALES ? SCALES : 1;
-#pragma unroll
-                    for (int s = 0; s < PARTS_OF_K; s++) {
+                for (int s = 0; s < FOURS; s++) {
 #if GROUPED
-                        Sum part[4] = {};
-                        Sum(&sum)[4] = part;
+                    Sum part[4] = {};
+                    Sum(&sum)[4] = part;
 #else
-                        Sum(&sum)[4] = acc[h];
+                    Sum(&sum)[4] = acc[h];
 #endif
 #if FORM
-                        unsigned lowZero = NO_ZERO, highZero = NO_ZERO;
+                    unsigned lowZero = NO_ZERO, highZero = NO_ZERO;
 #if ZEROS && GROUPED
-                        unsigned own = tooLarge(ownZero[i][s]);
-                        lowZero = __shfl_sync(0xffffffffu, own, lowRow);
-                        highZero = __shfl_sync(0xffffffffu, own, highRow);
+                    unsigned own = tooLarge(c.zero[s]);
+                    lowZero = __shfl_sync(0xffffffffu, own, lowRow);
+                    highZero = __shfl_sync(0xffffffffu, own, highRow);
 #elif ZEROS
-                        lowZero = __shfl_sync(0xffffffffu, rowZeros, lowRow);
-                        highZero = __shfl_sync(0xffffffffu, rowZeros, highRow);
+                    lowZero = __shfl_sync(0xffffffffu, rowZeros, lowRow);
+                    highZero = __shfl_sync(0xffffffffu, rowZeros, highRow);
 #endif
 #pragma unroll
-                        for (int t = 4 / PARTS_OF_K * s; t < 4 / PARTS_OF_K * (s + 1); t++) {
-                            unsigned a0 = widened<0x4140>(low[t], lowZero), a1 = widened<0x4140>(high[t], highZero);
-                            unsigned a2 = widened<0x4342>(low[t], lowZero), a3 = widened<0x4342>(high[t], highZero);
-                            mma(sum, a0, a1, a2, a3, b[2 * t], b[2 * t + 1]);
+                    for (int t = 4 / FOURS * s; t < 4 / FOURS * (s + 1); t++) {
+                        unsigned a0 = widened<0x4140>(low[t], lowZero), a1 = widened<0x4140>(high[t], highZero);
+                        unsigned a2 = widened<0x4342>(low[t], lowZero), a3 = widened<0x4342>(high[t], highZero);
+                        mma(sum, a0, a1, a2, a3, b[2 * t], b[2 * t + 1]);
 #if FORM == 2
-                            mma(sum, a0, a1, a2, a3, b[8 + 2 * t], b[8 + 2 * t + 1]);
-#endif
-                        }
-#else
-#pragma unroll
-                        for (int t = 2 / PARTS_OF_K * s; t < 2 / PARTS_OF_K * (s + 1); t++) {
-                            mma(sum, low[2 * t], high[2 * t], low[2 * t + 1], high[2 * t + 1], b[2 * t], b[2 * t + 1]);
-                        }
-#endif
-#if GROUPED
-                        float lowScale = __shfl_sync(0xffffffffu, ownScale[i][s], lowRow);
-                        float highScale = __shfl_sync(0xffffffffu, ownScale[i][s], highRow);
-                        float a0Scale = 1.0f, a1Scale = 1.0f;
-#if BLOCKED
-                        int k = groupOfK(m, unit, s);
-                        a0Scale = pairScales[0][k];
-                        a1Scale = pairScales[1][k];
-#endif
-                        acc[h][0] += (float) part[0] * a0Scale * lowScale;
-                        acc[h][1] += (float) part[1] * a1Scale * lowScale;
-                        acc[h][2] += (float) part[2] * a0Scale * highScale;
-                        acc[h][3] += (float) part[3] * a1Scale * highScale;
+                        mma(sum, a0, a1, a2, a3, b[8 + 2 * t], b[8 + 2 * t + 1]);
 #endif
                     }
+#else
+#pragma unroll
+                    for (int t = 2 / FOURS * s; t < 2 / FOURS * (s + 1); t++) {
+                        mma(sum, low[2 * t], high[2 * t], low[2 * t + 1], high[2 * t + 1], b[2 * t], b[2 * t + 1]);
+                    }
+#endif
+#if GROUPED
+                    float lowScale = __shfl_sync(0xffffffffu, c.scale[s], lowRow);
+                    float highScale = __shfl_sync(0xffffffffu, c.scale[s], highRow);
+                    float a0Scale = BLOCKED ? c.pairScale[s][0] : 1.0f, a1Scale = BLOCKED ? c.pairScale[s][1] : 1.0f;
+                    acc[h][0] += (float) part[0] * a0Scale * lowScale;
+                    acc[h][1] += (float) part[1] * a1Scale * lowScale;
+                    acc[h][2] += (float) part[2] * a0Scale * highScale;
+                    acc[h][3] += (float) part[3] * a1Scale * highScale;
+#endif
                 }
             }
+            int then = chunk + PLACES * warps;
+            stream.refill(w + (u64) then * stride, then < end, lane);
         }
+        c = next;
     }
-    // Sums of int8 stay whole numbers until all are together.
-    Sum *whole = (Sum *) sums;
+    __syncwarp();
+    // A warp's sums are where its weights were. Sums of int8 stay whole numbers until all are together.
+#if GROUPED
+    typedef float Total;
+#else
+    typedef Sum Total;
+#endif
+    constexpr int APART = PLACES * GROUP_BYTES;
+    Total *sums = (Total *) dynamic + warp * APART;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-#if GROUPED
-        sums[(warp * 8 + i) * 32 + lane] = acc[i >> 2][i & 3];
-#else
-        whole[(warp * 8 + i) * 32 + lane] = acc[i >> 2][i & 3];
-#endif
+        sums[i * 32 + lane] = acc[i >> 2][i & 3];
     }
     __syncthreads();
+    float unused, aScale = __shfl_sync(0xffffffffu, ownScale, n & 7);
+    if (packs) {
+        aScale = scaleOf(__shfl_sync(0xffffffffu, ownAmax, n & 7), unused);
+    }
     if (n < 8) {
-        int at = ((packed >> 4) * 4 + (packed >> 3 & 1) * 2 + (n & 1)) * 32 + (packed & 7) * 4 + (n >> 1);
-#if GROUPED
-        float low = 0.0f, high = 0.0f;
-#else
-        Sum low = 0, high = 0;
-#endif
+        const Total *sum =
+            (const Total *) dynamic + ((placeOfTwo >> 4) * 4 + (placeOfTwo >> 3 & 1) * 2 + (n & 1)) * 32 + (placeOfTwo & 7) * 4 + (n >> 1);
+        Total low = 0, high = 0;
+#pragma unroll 4
         for (int v = 0; v < warps; v++) {
-#if GROUPED
-            low += sums[v * 256 + at];
-            high += sums[v * 256 + at + 4];
-#else
-            low += whole[v * 256 + at];
-            high += whole[v * 256 + at + 4];
-#endif
+            low += sum[v * APART];
+            high += sum[v * APART + 4];
         }
         float y[2] = {__fmul_rn(__fmul_rn((float) low, aScale), scale.x) + addend.x,
                       __fmul_rn(__fmul_rn((float) high, aScale), scale.y) + addend.y};
-        float magnitude = emit<1>(m, columnsFrom(m, pair, pair < pairs, blockIdx.x * 16 + two), 0, y, weight, 0.0f);
+        float magnitude = emit<1>(m, columnsFrom(m, pair, isPair, blockIdx.x * 16 + two), 0, y, weight, 0.0f);
 #if ACTIVATION >= 0
-        tellMagnitude<16>(m.amax, pair, pair < pairs, magnitude);
+        tellMagnitude<16>(m.amax, pair, isPair, magnitude);
 #endif
     }
 }

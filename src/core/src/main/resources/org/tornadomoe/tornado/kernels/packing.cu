@@ -22,36 +22,50 @@ __device__ __forceinline__ int placeOf(int k) {
     return (k & ~63) + (k & 12) * 4 + (k >> 4 & 3) * 4;
 }
 
-// Puts them there, or, for wgmma's tiles, in their order.
-__device__ __forceinline__ void pack(u8 *row, int chunks, int k, const float (&x)[4], float inverse, bool tiled = false) {
+// Four values times inverse: a word of int8, or two of halves and two of the halves of what these leave.
+struct Packed {
+    unsigned words[FORM ? 4 : 1];
+};
+
+__device__ __forceinline__ Packed packed(const float (&x)[4], float inverse) {
+    Packed four;
 #if FORM
-    unsigned halves[2], rest[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         float low = __fmul_rn(x[2 * i], inverse), high = __fmul_rn(x[2 * i + 1], inverse);
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(halves[i]) : "f"(high), "f"(low));
+        unsigned &halves = four.words[i], &rest = four.words[2 + i];
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(halves) : "f"(high), "f"(low));
         float lowHalf, highHalf;
-        asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}" : "=f"(lowHalf), "=f"(highHalf) : "r"(halves[i]));
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(rest[i]) : "f"(high - highHalf), "f"(low - lowHalf));
+        asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}" : "=f"(lowHalf), "=f"(highHalf) : "r"(halves));
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(rest) : "f"(high - highHalf), "f"(low - lowHalf));
     }
+#else
+    four.words[0] = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        four.words[0] |= ((int) roundf(__fmul_rn(x[i], inverse)) & 0xff) << 8 * i;
+    }
+#endif
+    return four;
+}
+
+// Puts them where they are in a packed row, or, for wgmma's tiles, in their order.
+__device__ __forceinline__ void pack(u8 *row, int chunks, int k, const float (&x)[4], float inverse, bool tiled = false) {
+    Packed four = packed(x, inverse);
+#if FORM
     if (tiled) {
         // Rests are not multiplied.
         unsigned *to = (unsigned *) (row + 2 * (k & ~15) + (k & 12));
-        to[0] = halves[0];
-        to[4] = halves[1];
+        to[0] = four.words[0];
+        to[4] = four.words[1];
     } else {
-        *(uint2 *) (row + 2 * placeOf(k)) = make_uint2(halves[0], halves[1]);
+        *(uint2 *) (row + 2 * placeOf(k)) = make_uint2(four.words[0], four.words[1]);
         if (FORM == 2) {
-            *(uint2 *) (row + chunks * 128 + 2 * placeOf(k)) = make_uint2(rest[0], rest[1]);
+            *(uint2 *) (row + chunks * 128 + 2 * placeOf(k)) = make_uint2(four.words[2], four.words[3]);
         }
     }
 #else
-    unsigned packed = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        packed |= ((int) roundf(__fmul_rn(x[i], inverse)) & 0xff) << 8 * i;
-    }
-    *(unsigned *) (row + (tiled ? k : placeOf(k))) = packed;
+    *(unsigned *) (row + (tiled ? k : placeOf(k))) = four.words[0];
 #endif
 }
 

@@ -7,6 +7,8 @@
 // Beside what mma.cu asks for it is compiled with MOST_STAGES of the copies to shared memory, fewer where they would take more than MOST_BYTES; and
 // with UNIFORM 1 where of every 64 packed rows the even ones have the same scales and the odd ones, too.
 
+#define BULK
+
 #include "mma.cu"
 
 #if FORM

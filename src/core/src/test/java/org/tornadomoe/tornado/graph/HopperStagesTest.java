@@ -296,12 +296,13 @@ class HopperStagesTest {
             if (rows <= 1 || pairs <= 8) {
                 int blocks = Math.min(pairs, (pairs + 5 * 7) / 8);
                 // 48 rows of gate and up projection, in twos of 16, and 40 of the output.
-                assertThat(gateUp).isEqualTo(new Launch("skinnyGemm", 128, 2, blocks, 0));
-                int quantized = pairs <= 16 ? 8 * (128 + 64) : 0;
-                assertThat(down).isEqualTo(new Launch("skinnyGemm", 128, 2, blocks, quantized));
+                // Each of four warps has chunks of 32 rows and 128 k on their way.
+                Launch streaming = new Launch("skinnyGemm", 128, 2, blocks, 4 * 2 * 32 * 128);
+                assertThat(gateUp).isEqualTo(streaming);
+                assertThat(down).isEqualTo(streaming);
                 // The pairs are quantised by one of the two.
                 assertThat(layer.launch("quantizePairs", m))
-                        .isEqualTo(quantized > 0 ? Launch.NONE : new Launch("quantizePairs", 128, pairs, 1, 0));
+                        .isEqualTo(pairs <= 16 ? Launch.NONE : new Launch("quantizePairs", 128, pairs, 1, 0));
             } else {
                 int block = rows <= 6 ? 16 : rows <= 20 ? 32 : rows <= 30 ? 64 : 128;
                 int stages = source.number(block == 128 ? "STAGES_OF_128" : "STAGES");
@@ -321,12 +322,12 @@ class HopperStagesTest {
                                         : new Launch("quantizePairs", 128, pairs, 1, 0));
             }
         }
-        // Long rows are shared among more warps, and those of the pairs quantised by a kernel of their own, 2048
-        // columns a group.
+        // Long rows are shared among more warps; a group quantises 2048 of a pair's columns.
         assertThat(layer(LONG_ROWS).launch("gateUp", 1).group()).isEqualTo(256);
         Layer columns = layer(MANY_COLUMNS);
-        assertThat(columns.launch("down", 1)).isEqualTo(new Launch("skinnyGemm", 128, ceil(40, 32), 2, 0));
-        assertThat(columns.launch("quantizePairs", 1)).isEqualTo(new Launch("quantizePairs", 128, 2, 2, 0));
+        assertThat(columns.launch("down", 1)).isEqualTo(new Launch("skinnyGemm", 128, ceil(40, 32), 2, 4 * 2 * 32 * 128));
+        assertThat(columns.launch("quantizePairs", 1)).isEqualTo(Launch.NONE);
+        assertThat(columns.launch("quantizePairs", 9)).isEqualTo(new Launch("quantizePairs", 128, 18, 2, 0));
     }
 
     /** One scale for all is known when all rows are: each is packed by a kernel of its own, whatever comes next. */
