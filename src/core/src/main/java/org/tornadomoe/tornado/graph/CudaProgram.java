@@ -49,8 +49,11 @@ abstract class CudaProgram extends LayerProgram {
     /** Groups that keep most multiprocessors busy. */
     private static final int FULL = 100;
 
-    /** Pairs up to which the second GEMM packs what it multiplies, over and over for every 32 rows of weights. */
-    static final int PACKED_OFTEN = 16;
+    /**
+     * Pairs, and bytes of packed rows in all, up to which the second GEMM packs what it multiplies, over and over for
+     * every 32 rows of weights.
+     */
+    private static final int PACKED_OFTEN = 16, PACKED_BYTES = 128 << 10;
 
     private final CudaGemm products;
 
@@ -79,6 +82,11 @@ abstract class CudaProgram extends LayerProgram {
 
     /** Up to how many pairs the second product packs them itself, if it is the one for few. */
     abstract int packedOften();
+
+    /** The same where a packed row has so many bytes. */
+    static int packedOften(int rowBytes) {
+        return Math.min(PACKED_OFTEN, PACKED_BYTES / rowBytes);
+    }
 
     @Override
     public final List<Stage> all() {

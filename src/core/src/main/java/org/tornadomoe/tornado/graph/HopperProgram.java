@@ -81,6 +81,6 @@ final class HopperProgram extends CudaProgram {
 
     @Override
     int packedOften() {
-        return hasOneScale() ? 0 : PACKED_OFTEN;
+        return hasOneScale() ? 0 : packedOften(HopperWeights.CHUNK * HopperWeights.chunks(a.shape.intermediate));
     }
 }

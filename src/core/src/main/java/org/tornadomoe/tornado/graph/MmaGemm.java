@@ -99,7 +99,7 @@ public class MmaGemm extends CudaGemm {
 
     /** Whether there are so many k that eight warps share them, not four. */
     private static boolean isDeep(int cols) {
-        return cols >= 4096;
+        return cols >= 8192;
     }
 
     @Override

@@ -57,6 +57,6 @@ final class MmaProgram extends CudaProgram {
     @Override
     int packedOften() {
         boolean perRow = a.shape.scheme == Int8Scheme.W8A8_CHANNEL || !a.shape.int8;
-        return perRow ? PACKED_OFTEN : 0;
+        return perRow ? packedOften(4 * mma.layout().rowInts(a.shape.intermediate)) : 0;
     }
 }
