@@ -62,8 +62,8 @@ public class MmaGemm extends CudaGemm {
     @Override
     public List<LaunchConfig> launches() {
         return List.of(
-                new LaunchConfig(8, 32, 64, 1, 4, 4),
-                new LaunchConfig(8, 32, 64, 1, 8, 4),
+                new LaunchConfig(8, 32, 64, 1, 4, 2),
+                new LaunchConfig(8, 32, 64, 1, 8, 2),
                 new LaunchConfig(MIN_TILE, MmaWeights.TILE_ROWS, 64, 8, 4, STAGES),
                 new LaunchConfig(32, MmaWeights.TILE_ROWS, 64, 8, 4, STAGES),
                 new LaunchConfig(64, MmaWeights.TILE_ROWS, 64, 8, 4, STAGES),
