@@ -274,10 +274,11 @@ class PublicArgumentsTest {
                                 .isPositive()),
                 indexing("Int8Tensor's values", d -> {
                     Int8Tensor tensor = new Int8Tensor(2, 3, 4, MemorySegment.ofArray(new byte[96]), new float[6]);
-                    switch (d.random.nextInt(4)) {
+                    switch (d.random.nextInt(5)) {
                         case 0 -> tensor.get(d.or(0), d.or(0), d.number());
                         case 1 -> tensor.scale(d.or(0), d.number());
                         case 2 -> tensor.experts(d.number(), d.number());
+                        case 3 -> tensor.setRow(d.or(0), d.or(0), MemorySegment.ofArray(new byte[8]), d.number());
                         default -> tensor.setRow(d.or(0), d.or(0), new byte[8], d.number());
                     }
                 }),

@@ -1,6 +1,7 @@
 package org.tornadomoe.checkpoint;
 
 import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.function.Function;
 import java.util.stream.IntStream;
@@ -160,10 +161,14 @@ final class StoredInt8 implements QuantizedWeights {
         float[] scales = new float[Math.ceilDiv(cols, Math.min(from.colsPerScale(), into.colsPerScale()))];
         for (int row = 0; row < from.rows(); row += AT_ONCE) {
             int count = Math.min(AT_ONCE, from.rows() - row);
-            from.values().read(row, count, cols, values);
+            MemorySegment stored = from.values().stored(row, count);
+            if (stored == null) {
+                from.values().read(row, count, cols, values);
+                stored = MemorySegment.ofArray(values);
+            }
             for (int i = 0; i < count; i++) {
                 int intoRow = first + step * (row + i);
-                into.setRow(expert, intoRow, values, i * cols);
+                into.setRow(expert, intoRow, stored, (long) i * cols);
                 copyScales(from, row + i, into, expert, intoRow, scales);
             }
         }

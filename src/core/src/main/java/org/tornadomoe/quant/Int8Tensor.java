@@ -239,6 +239,11 @@ public record Int8Tensor(
         MemorySegment.copy(source, from, values, ValueLayout.JAVA_BYTE, offset(expert, row), cols);
     }
 
+    /** The same from memory, {@code from} bytes behind the source's first. */
+    public void setRow(int expert, int row, MemorySegment source, long from) {
+        MemorySegment.copy(source, from, values, offset(expert, row), cols);
+    }
+
     @FunctionalInterface
     interface RowReader {
         void read(int row, float[] into);

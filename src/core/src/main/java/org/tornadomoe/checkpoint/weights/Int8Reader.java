@@ -111,12 +111,12 @@ final class Int8Reader {
                             }
                         };
             } else {
-                MemorySegment data = tensors.tensor(module + ".weight")
-                        .requireDType(DType.I8)
-                        .requireShape(rows, cols)
-                        .data();
-                values = (row, into, at) ->
-                        MemorySegment.copy(data, ValueLayout.JAVA_BYTE, (long) row * cols, into, at, cols);
+                values = new StoredRows(
+                        tensors.tensor(module + ".weight")
+                                .requireDType(DType.I8)
+                                .requireShape(rows, cols)
+                                .data(),
+                        cols);
             }
             return matrix(
                     values,
@@ -459,6 +459,19 @@ final class Int8Reader {
                         "'" + module + "': expected " + what + " in multiples of " + multiple + ", got " + rows + " x "
                                 + cols);
             }
+        }
+    }
+
+    /** Rows of bytes, one behind the other. */
+    private record StoredRows(MemorySegment data, int cols) implements Matrix.Int8.RowReader {
+        @Override
+        public void read(int row, byte[] into, int at) {
+            MemorySegment.copy(data, ValueLayout.JAVA_BYTE, (long) row * cols, into, at, cols);
+        }
+
+        @Override
+        public MemorySegment stored(int first, int count) {
+            return data.asSlice((long) first * cols, (long) count * cols);
         }
     }
 

@@ -1,5 +1,6 @@
 package org.tornadomoe.checkpoint.weights;
 
+import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Objects;
@@ -201,6 +202,11 @@ public sealed interface Matrix extends WeightRows permits Matrix.Floats, Matrix.
                 for (int i = 0; i < count; i++) {
                     read(first + i, into, i * cols);
                 }
+            }
+
+            /** Rows one behind the other as they are stored; null where they are stored otherwise. */
+            default @Nullable MemorySegment stored(int first, int count) {
+                return null;
             }
         }
 

@@ -325,7 +325,8 @@ class HopperStagesTest {
         // Long rows are shared among more warps; a group quantises 2048 of a pair's columns.
         assertThat(layer(LONG_ROWS).launch("gateUp", 1).group()).isEqualTo(256);
         Layer columns = layer(MANY_COLUMNS);
-        assertThat(columns.launch("down", 1)).isEqualTo(new Launch("skinnyGemm", 128, ceil(40, 32), 2, 4 * 2 * 32 * 128));
+        assertThat(columns.launch("down", 1))
+                .isEqualTo(new Launch("skinnyGemm", 128, ceil(40, 32), 2, 4 * 2 * 32 * 128));
         assertThat(columns.launch("quantizePairs", 1)).isEqualTo(Launch.NONE);
         assertThat(columns.launch("quantizePairs", 9)).isEqualTo(new Launch("quantizePairs", 128, 18, 2, 0));
     }
