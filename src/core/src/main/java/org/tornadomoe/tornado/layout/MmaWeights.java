@@ -2,6 +2,7 @@ package org.tornadomoe.tornado.layout;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.Int8Tensor;
@@ -26,7 +27,13 @@ public record MmaWeights(boolean halves) implements CudaWeights {
     /** k of a chunk. */
     public static final int CHUNK = 64;
 
-    private static final int CHUNK_INTS = CHUNK / 4;
+    private static final int CHUNK_LONGS = CHUNK / 8;
+
+    /** A long, of which the lower half is the first int. */
+    private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+
+    private static final long LOW = 0xffff_ffffL;
+
     private static final int GROUPS_OF_TILE = TILE_ROWS / 8;
 
     /** A row's greatest scale is less than two to this, so that 255 times it, the most of a weight, is a half. */
@@ -66,42 +73,45 @@ public record MmaWeights(boolean halves) implements CudaWeights {
 
     @Override
     public void pack(Int8Tensor from, int gate, MemorySegment into) {
-        int offset = halves ? 0x80808080 : 0;
+        long offset = halves ? 0x8080_8080_8080_8080L : 0;
         CudaWeights.eachGroup(from, gate, CHUNK, GROUPS_OF_TILE, (rows, start, chunkBytes) -> {
-            int ints = from.rowBytes() / 4;
-            int[] row = new int[chunks(from.cols()) * CHUNK_INTS];
-            int[] packed = new int[8 * row.length];
+            int longs = from.rowBytes() / 8;
+            long[] row = new long[chunks(from.cols()) * CHUNK_LONGS];
+            long[] packed = new long[8 * row.length];
             for (int r = 0; r < 8; r++) {
                 if (rows[r] >= 0) {
-                    MemorySegment.copy(from.values(), ValueLayout.JAVA_INT_UNALIGNED, rows[r], row, 0, ints);
-                    for (int k = 0; k < ints; k++) {
+                    MemorySegment.copy(from.values(), LONG, rows[r], row, 0, longs);
+                    for (int k = 0; k < longs; k++) {
                         row[k] ^= offset;
                     }
-                    for (int chunk = 0; chunk < row.length; chunk += CHUNK_INTS) {
-                        place(row, chunk, packed, 8 * chunk + r * CHUNK_INTS, r / 2 * 4);
+                    for (int chunk = 0; chunk < row.length; chunk += CHUNK_LONGS) {
+                        place(row, chunk, packed, 8 * chunk + r * CHUNK_LONGS, r / 2 * 2);
                     }
                 }
             }
             for (int chunk = 0; chunk < chunks(from.cols()); chunk++) {
-                MemorySegment.copy(
-                        packed,
-                        chunk * 8 * CHUNK_INTS,
-                        into,
-                        ValueLayout.JAVA_INT_UNALIGNED,
-                        start + chunk * chunkBytes,
-                        8 * CHUNK_INTS);
+                long target = start + chunk * chunkBytes;
+                MemorySegment.copy(packed, chunk * 8 * CHUNK_LONGS, into, LONG, target, 8 * CHUNK_LONGS);
             }
         });
     }
 
-    /** A row's ints of a chunk as {@link #placeOf} has them, four by four, of which the fours are exchanged. */
-    private static void place(int[] row, int first, int[] into, int at, int exchanged) {
-        for (int four = 0; four < 4; four++) {
-            int to = at + (4 * four ^ exchanged);
-            into[to] = row[first + four];
-            into[to + 1] = row[first + four + 4];
-            into[to + 2] = row[first + four + 8];
-            into[to + 3] = row[first + four + 12];
+    /**
+     * A row's 16 ints of a chunk as {@link #placeOf} has them, four by four, of which the fours are exchanged: the f-th
+     * has the ints f, f + 4, f + 8 and f + 12, of which a long holds two.
+     */
+    private static void place(long[] row, int first, long[] into, int at, int exchanged) {
+        for (int two = 0; two < 2; two++) {
+            long a = row[first + two];
+            long b = row[first + two + 2];
+            long c = row[first + two + 4];
+            long d = row[first + two + 6];
+            int even = at + (4 * two ^ exchanged);
+            into[even] = a & LOW | b << 32;
+            into[even + 1] = c & LOW | d << 32;
+            int odd = at + (4 * two + 2 ^ exchanged);
+            into[odd] = a >>> 32 | b & ~LOW;
+            into[odd + 1] = c >>> 32 | d & ~LOW;
         }
     }
 
