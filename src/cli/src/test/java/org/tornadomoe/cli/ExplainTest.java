@@ -294,7 +294,7 @@ class ExplainTest {
         h100    | -      | w8a8_channel  | TornadoHopperExperts
         h200    | ptx    | w8a8_channel  | TornadoTensorCoreExperts
         h200    | ptx    | w8a8_block    | TornadoFragmentExperts
-        h200    | ptx    | w8a16_group   | TornadoFragmentDigitExperts
+        h200    | ptx    | w8a16_group   | TornadoFragmentHalfExperts
         h200    | -      | w8a8_tensor   | TornadoHopperExperts
         h200    | -      | w8a16_group   | TornadoWgmmaHalfExperts
         h200    | -      | w8a8_block    | TornadoWgmmaExperts

@@ -405,7 +405,7 @@ class CudaKernelsTest {
                 new TornadoDp4aExperts(),
                 new TornadoPortableExperts(),
                 new TornadoFragmentExperts(),
-                new TornadoFragmentDigitExperts());
+                new TornadoFragmentHalfExperts());
     }
 
     /** Every scheme that a class has, at every size of block. */

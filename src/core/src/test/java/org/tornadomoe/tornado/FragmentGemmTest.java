@@ -8,6 +8,7 @@ import java.util.List;
 import java.util.SplittableRandom;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.extension.ExtendWith;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -30,7 +31,9 @@ import org.tornadomoe.tornado.device.TornadoHome;
 import org.tornadomoe.tornado.graph.Stage;
 import org.tornadomoe.tornado.graph.StageRun;
 import org.tornadomoe.tornado.kernels.FragmentGemmKernels;
+import org.tornadomoe.tornado.kernels.FragmentHalfKernels;
 import org.tornadomoe.tornado.kernels.Pairs;
+import org.tornadomoe.tornado.kernels.SplitKernels;
 import org.tornadomoe.tornado.layout.FragmentWeights;
 import uk.ac.manchester.tornado.api.KernelContext;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
@@ -43,7 +46,7 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 @ExtendWith(LooksForRaces.class)
 class FragmentGemmTest {
     private static final TornadoExperts INT8 = new TornadoFragmentExperts();
-    private static final TornadoExperts DIGITS = new TornadoFragmentDigitExperts();
+    private static final TornadoExperts FLOATS = new TornadoFragmentHalfExperts();
 
     /**
      * Blocks of one pair, of some, and full ones; rows and columns that fill strips and chunks, and that don't; more
@@ -63,6 +66,12 @@ class FragmentGemmTest {
         "64, 200, 161, 1, 4"
     })
     void everyIntegerIsRight(int block, int rows, int cols, int times, int form) {
+        everyIntegerIsRight(false, block, rows, cols, times, form);
+        everyIntegerIsRight(true, block, rows, cols, times, form);
+    }
+
+    /** @param floats whether activations are floats, whose rows have a power of two as their greatest */
+    private static void everyIntegerIsRight(boolean floats, int block, int rows, int cols, int times, int form) {
         SplittableRandom random = new SplittableRandom(rows * 31L + cols);
         int experts = RandomBlocks.EXPERTS;
         int topK = 3;
@@ -75,12 +84,23 @@ class FragmentGemmTest {
         IntArray expertIds = sorted.expertIds();
         IntArray padded = sorted.padded();
 
-        FragmentWeights layout = new FragmentWeights(false);
+        FragmentWeights layout = new FragmentWeights(floats);
         int rowInts = layout.rowInts(cols);
         int rowsOfA = pairs / pairsPerRow;
         byte[][] factor = new byte[rowsOfA][cols];
         IntArray a = RandomBlocks.activations(random, factor, rowInts);
         FloatArray aScales = ones(rowsOfA);
+        FloatArray values = new FloatArray(rowsOfA * cols);
+        if (floats) {
+            a.init(0x7F7F7F7F);
+            aScales.init(Float.NaN);
+            for (int r = 0; r < rowsOfA; r++) {
+                factor[r][cols / 2] = -128;
+                for (int c = 0; c < cols; c++) {
+                    values.set(r * cols + c, factor[r][c]);
+                }
+            }
+        }
         FloatArray bScales = ones(experts * rows);
         FloatArray zeroPoints = ones(1);
         FloatArray weights = new FloatArray(pairs);
@@ -91,8 +111,10 @@ class FragmentGemmTest {
         for (int i = 0; i < bias.getSize(); i++) {
             bias.set(i, i % 7);
         }
-        IntArray sums = new IntArray(FragmentGemmKernels.MANY_GROUPS * FragmentGemmKernels.MANY_SUMS);
+        IntArray sums = new IntArray(FragmentGemmKernels.MANY_GROUPS * FragmentGemmKernels.MANY_SCRATCH);
         sums.init(0x7F7F7F7F);
+        FloatArray floatSums = new FloatArray(FragmentGemmKernels.MANY_GROUPS * FragmentGemmKernels.MANY_SCRATCH);
+        floatSums.init(Float.NaN);
         try (Arena arena = Arena.ofShared()) {
             Int8Tensor tensor = Int8Tensor.allocate(arena, experts, rows, cols);
             byte[] row = new byte[cols];
@@ -108,52 +130,101 @@ class FragmentGemmTest {
             boolean few = block == FragmentGemmKernels.FEW;
             int tiles = sorted.blocks()
                     * Math.ceilDiv(rows, few ? FragmentGemmKernels.STRIP : FragmentGemmKernels.MANY_ROWS);
-            int chunks = rowInts / 16;
+            int chunks = FragmentWeights.chunks(cols);
+            Stage split = new Stage(
+                    "split",
+                    SplitKernels.GROUP,
+                    m -> rowsOfA,
+                    m -> 1,
+                    (g, task) -> g.task(
+                            task,
+                            SplitKernels::split,
+                            new KernelContext(),
+                            header,
+                            sortedIds,
+                            weights,
+                            values,
+                            a,
+                            aScales,
+                            topK / pairsPerRow,
+                            cols,
+                            0,
+                            0),
+                    List.of(header, sortedIds, weights, values),
+                    List.of(a, aScales));
             Stage stage = new Stage(
                     "gemm",
                     few ? FragmentGemmKernels.FEW_GROUP : FragmentGemmKernels.MANY_GROUP,
                     m -> Math.min(tiles + 1, few ? FragmentGemmKernels.FEW_GROUPS : FragmentGemmKernels.MANY_GROUPS),
                     m -> 1,
-                    (g, task) -> g.task(
-                            task,
-                            few ? FragmentGemmKernels::few : FragmentGemmKernels::many,
-                            new KernelContext(),
-                            header,
-                            sortedIds,
-                            expertIds,
-                            padded,
-                            a,
-                            aScales,
-                            b,
-                            bScales,
-                            zeroPoints,
-                            bias,
-                            weights,
-                            sums,
-                            out,
-                            topK,
-                            rows,
-                            chunks,
-                            chunks,
-                            1,
-                            form),
-                    List.of(
-                            header,
-                            sortedIds,
-                            expertIds,
-                            padded,
-                            a,
-                            aScales,
-                            b,
-                            bScales,
-                            zeroPoints,
-                            bias,
-                            weights,
-                            sums,
-                            out),
-                    List.of(sums, out));
+                    (g, task) -> {
+                        if (floats) {
+                            g.task(
+                                    task,
+                                    few ? FragmentHalfKernels::few : FragmentHalfKernels::many,
+                                    new KernelContext(),
+                                    header,
+                                    sortedIds,
+                                    expertIds,
+                                    padded,
+                                    a,
+                                    aScales,
+                                    b,
+                                    bScales,
+                                    zeroPoints,
+                                    bias,
+                                    weights,
+                                    floatSums,
+                                    out,
+                                    topK,
+                                    rows,
+                                    chunks,
+                                    1,
+                                    2 * chunks,
+                                    form);
+                        } else {
+                            g.task(
+                                    task,
+                                    few ? FragmentGemmKernels::few : FragmentGemmKernels::many,
+                                    new KernelContext(),
+                                    header,
+                                    sortedIds,
+                                    expertIds,
+                                    padded,
+                                    a,
+                                    aScales,
+                                    b,
+                                    bScales,
+                                    bias,
+                                    weights,
+                                    sums,
+                                    out,
+                                    topK,
+                                    rows,
+                                    chunks,
+                                    chunks,
+                                    1,
+                                    form);
+                        }
+                    },
+                    floats
+                            ? List.of(
+                                    header,
+                                    sortedIds,
+                                    expertIds,
+                                    padded,
+                                    a,
+                                    aScales,
+                                    b,
+                                    bScales,
+                                    zeroPoints,
+                                    bias,
+                                    weights)
+                            : List.of(header, sortedIds, expertIds, padded, a, aScales, b, bScales, bias, weights),
+                    floats ? List.of(floatSums, out) : List.of(sums, out));
             Device device = TornadoHome.current().devices().getFirst();
-            StageRun.execute(device, "fragments", List.of(stage), 1);
+            List<Stage> stages = floats ? List.of(split, stage) : List.of(stage);
+            StageRun.execute(device, "fragments", stages, 1);
             for (int p = 0; p < pairs; p++) {
                 for (int n = 0; n < rows; n++) {
                     Float expected = Float.NaN;
@@ -175,7 +246,7 @@ class FragmentGemmTest {
             // The other kernel leaves blocks of this size alone.
             out.init(Float.NaN);
             header.set(1, few ? FragmentGemmKernels.MANY : FragmentGemmKernels.FEW);
-            StageRun.execute(device, "fragments", List.of(stage), 1);
+            StageRun.execute(device, "fragments", stages, 1);
             assertThat(out.toHeapArray()).containsOnly(Float.NaN);
         }
     }
@@ -191,7 +262,7 @@ class FragmentGemmTest {
     void stagesMatchTheReference(int e, int k, int h, int i, int m) {
         RandomLayer layer = RandomLayer.of(e, k, h, i, m, 2);
         LayerChecks.stagesMatchReference(INT8, Int8Scheme.W8A8_CHANNEL, layer, m);
-        LayerChecks.stagesMatchReference(DIGITS, Int8Scheme.W8A16_CHANNEL, layer, m);
+        LayerChecks.stagesMatchReference(FLOATS, Int8Scheme.W8A16_CHANNEL, layer, m);
     }
 
     /** One scale an expert; blocks and groups that end with rows and columns, that don't, and larger than all. */
@@ -207,6 +278,8 @@ class FragmentGemmTest {
                 Int8Quantization.of(Int8Scheme.W8A16_CHANNEL),
                 group,
                 group.withGrid(new GroupShape(1, 64)).withZeroPoints(true),
+                group.withGrid(new GroupShape(1, 32)),
+                group.withGrid(new GroupShape(1, 96)).withZeroPoints(true),
                 group.withGrid(GroupShape.PER_TOKEN).withZeroPoints(true));
     }
 
@@ -214,7 +287,7 @@ class FragmentGemmTest {
     @ParameterizedTest
     @MethodSource("quantizations")
     void everyScheme(Int8Quantization quantization) {
-        TornadoExperts experts = quantization.scheme().quantizesActivations() ? INT8 : DIGITS;
+        TornadoExperts experts = quantization.scheme().quantizesActivations() ? INT8 : FLOATS;
         RandomLayer layer = RandomLayer.of(2, 2, 150, 134, 20, 31).withBiases();
         assertThat(experts.gemm().byRule(layer.config(), 16).blockSizeM()).isEqualTo(FragmentGemmKernels.FEW);
         assertThat(experts.gemm().byRule(layer.config(), 17).blockSizeM()).isEqualTo(FragmentGemmKernels.MANY);
@@ -222,11 +295,20 @@ class FragmentGemmTest {
         LayerChecks.forwardMatchesReference(experts, quantization, layer, 20, 1);
     }
 
+    /** The second group begins with the sixth step of 32 columns, in the middle of a round of few pairs' kernel. */
+    @Test
+    void groupsThatAreNoRounds() {
+        Int8Quantization group = Int8Quantization.of(Int8Scheme.W8A16_GROUP).withGrid(new GroupShape(1, 160));
+        RandomLayer layer = RandomLayer.of(2, 2, 252, 230, 17, 5);
+        LayerChecks.stagesMatchReference(FLOATS, group, layer, 3);
+        LayerChecks.stagesMatchReference(FLOATS, group, layer, 17);
+    }
+
     /** Whatever the scheme adds up in float, it does so in the same order. */
     @ParameterizedTest
     @EnumSource(names = "W8A8_TENSOR", mode = EnumSource.Mode.EXCLUDE)
     void blocksOfEitherSizeGiveTheSameBits(Int8Scheme scheme) {
-        TornadoExperts experts = scheme.quantizesActivations() ? INT8 : DIGITS;
+        TornadoExperts experts = scheme.quantizesActivations() ? INT8 : FLOATS;
         RandomLayer layer = RandomLayer.of(2, 2, 210, 140, 17, 8);
         float[] hidden = layer.hidden(17, 9);
         try (Int8Experts int8 = Int8Quantizer.quantize(layer, scheme, Progress.NONE);
@@ -240,7 +322,7 @@ class FragmentGemmTest {
     @ParameterizedTest
     @ValueSource(booleans = {true, false})
     void whatElseALayerMayHave(boolean int8) {
-        TornadoExperts experts = int8 ? INT8 : DIGITS;
+        TornadoExperts experts = int8 ? INT8 : FLOATS;
         Int8Scheme scheme = int8 ? Int8Scheme.W8A8_CHANNEL : Int8Scheme.W8A16_CHANNEL;
         if (int8) {
             LayerChecks.staticScalesMatchReference(experts, RandomLayer.of(5, 2, 50, 38, 13, 33), 13);

@@ -13,6 +13,7 @@ import uk.ac.manchester.tornado.api.TaskGraph;
 import uk.ac.manchester.tornado.api.enums.MMAShape;
 import uk.ac.manchester.tornado.api.exceptions.TornadoRuntimeException;
 import uk.ac.manchester.tornado.api.types.arrays.ByteArray;
+import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 class MatrixInstructionTest {
@@ -185,6 +186,68 @@ class MatrixInstructionTest {
         }
         assertThat(stored.toHeapArray()).isEqualTo(expected);
         assertThat(read.toHeapArray()).isEqualTo(expected);
+    }
+
+    /**
+     * c = a · b of halves, 16x16 and 16x8: of a's rows of 32 bytes the second four of every eight lie with their halves
+     * swapped, and each lane names the address of the row that it stands for.
+     */
+    static void halves(KernelContext ctx, IntArray a, IntArray b, FloatArray c) {
+        int[] aTile = ctx.allocateIntLocalArray(256);
+        int[] bTile = ctx.allocateIntLocalArray(64);
+        int lane = ctx.localIdx;
+        for (int i = lane; i < 128; i += 32) {
+            aTile[128 + (i ^ (i >> 5 & 1) * 4)] = a.get(i);
+        }
+        for (int i = lane; i < 64; i += 32) {
+            bTile[i] = b.get(i);
+        }
+        ctx.localBarrier();
+        int swapped = (lane >> 2 & 1) * ((lane & 16) == 0 ? 16 : -16);
+        float[] sum = ctx.mma(
+                ctx.mmaLoadA(aTile, 16, 512 + swapped),
+                ctx.mmaLoadB(bTile, 16, 0),
+                ctx.mmaFragment(0.5f),
+                MMAShape.M16N8K16);
+        ctx.mmaStore(sum, c, 0, 0, 8);
+    }
+
+    @Test
+    void halvesAreMultipliedWhereEachLaneNamesARow() throws Exception {
+        SplittableRandom random = new SplittableRandom(9);
+        float[][] a = new float[16][16];
+        float[][] b = new float[16][8];
+        IntArray aBits = halves(random, a);
+        IntArray bBits = halves(random, b);
+        FloatArray c = new FloatArray(128);
+        c.init(Float.NaN);
+        Grids.run(
+                new TaskGraph("g")
+                        .transferToDevice(EVERY_EXECUTION, aBits, bBits)
+                        .task("t", MatrixInstructionTest::halves, new KernelContext(), aBits, bBits, c)
+                        .transferToHost(EVERY_EXECUTION, c),
+                32,
+                32);
+        for (int i = 0; i < 128; i++) {
+            float expected = 0.5f;
+            for (int k = 0; k < 16; k++) {
+                expected += a[i / 8][k] * b[k][i % 8];
+            }
+            assertThat(c.get(i)).as("sum %d", i).isEqualTo(expected);
+        }
+    }
+
+    /** Multiples of an eighth, so that sums are exact, two to an int. */
+    private static IntArray halves(SplittableRandom random, float[][] values) {
+        int columns = values[0].length;
+        IntArray bits = new IntArray(values.length * columns / 2);
+        for (int i = 0; i < values.length * columns; i++) {
+            float value = random.nextInt(-100, 100) / 8f;
+            values[i / columns][i % columns] = value;
+            int half = Float.floatToFloat16(value) & 0xffff;
+            bits.set(i / 2, i % 2 == 0 ? half : bits.get(i / 2) | (half << 16));
+        }
+        return bits;
     }
 
     static void readsBeforeItLands(KernelContext ctx, ByteArray source, IntArray out) {

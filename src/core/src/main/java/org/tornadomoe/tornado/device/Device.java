@@ -29,6 +29,7 @@ public final class Device {
     private final Probe context;
     private final Probe dp4a;
     private final Probe int8Mma;
+    private final Probe halfMma;
     private final Probe amdMatrixCores;
     private final Probe amdHalves;
 
@@ -36,7 +37,7 @@ public final class Device {
      * @param tornado TornadoVM's own handle
      * @param context finds out whether its own context does its work
      * @param dp4a whether it has the four-way int8 dot product
-     * @param int8Mma whether it has int8 tensor cores
+     * @param mma whether it has tensor cores
      */
     Device(
             String id,
@@ -47,7 +48,7 @@ public final class Device {
             TornadoDevice tornado,
             Probe context,
             Probe dp4a,
-            Probe int8Mma) {
+            Probe mma) {
         this(
                 id,
                 backend,
@@ -58,7 +59,8 @@ public final class Device {
                 tornado,
                 context,
                 dp4a,
-                int8Mma,
+                mma,
+                mma,
                 Probe.amdMatrixCores(false),
                 Probe.amdMatrixCores(true));
     }
@@ -74,6 +76,7 @@ public final class Device {
             Probe context,
             Probe dp4a,
             Probe int8Mma,
+            Probe halfMma,
             Probe amdMatrixCores,
             Probe amdHalves) {
         this.id = id;
@@ -86,6 +89,7 @@ public final class Device {
         this.context = context;
         this.dp4a = dp4a;
         this.int8Mma = int8Mma;
+        this.halfMma = halfMma;
         this.amdMatrixCores = amdMatrixCores;
         this.amdHalves = amdHalves;
     }
@@ -99,10 +103,14 @@ public final class Device {
                 device.getPhysicalDevice().getDeviceName().trim(),
                 Math.min(limit, device.getPhysicalDevice().getDeviceGlobalMemorySize()),
                 maxGroup(device, backend),
+                -1,
                 device,
                 new Probe(CudaContexts::give),
                 Probe.dp4a(),
-                Probe.int8Mma());
+                Probe.int8Mma(),
+                Probe.halfMma(),
+                Probe.amdMatrixCores(false),
+                Probe.amdMatrixCores(true));
     }
 
     /**
@@ -123,6 +131,7 @@ public final class Device {
                 new Probe(_ -> null),
                 new Probe(_ -> nvidias && capability >= 61 ? null : "dp4a is an instruction of PTX from 6.1 on"),
                 new Probe(_ -> nvidias && capability >= 80 ? null : "mma.sync with int8 is PTX from 8.0 on"),
+                new Probe(_ -> nvidias && capability >= 80 ? null : "mma.sync of 16 halves is PTX from 8.0 on"),
                 new Probe(_ -> AmdTarget.lacking(backend.equals(OPENCL), name)),
                 new Probe(_ -> AmdTarget.lacking(backend.equals(OPENCL), name)));
     }
@@ -231,6 +240,12 @@ public final class Device {
     public @Nullable String lacksInt8Mma() {
         String unusable = unusable();
         return unusable != null ? unusable : int8Mma.problem(this);
+    }
+
+    /** Why it can't multiply half-precision matrices on tensor cores from Java; null if it can. */
+    public @Nullable String lacksHalfMma() {
+        String unusable = unusable();
+        return unusable != null ? unusable : halfMma.problem(this);
     }
 
     /** Why it can't multiply int8 matrices on AMD's matrix cores; null if it can. */

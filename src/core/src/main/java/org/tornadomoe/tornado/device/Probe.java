@@ -57,6 +57,11 @@ final class Probe {
         return new Probe(Probe::tryInt8Mma);
     }
 
+    /** Probes tensor cores, half × half to float, as {@code FragmentHalfKernels} uses them. */
+    static Probe halfMma() {
+        return new Probe(Probe::tryHalfMma);
+    }
+
     /**
      * Probes AMD's matrix cores and a compiler that supports them.
      *
@@ -149,6 +154,46 @@ final class Probe {
             }
             return null;
         }
+    }
+
+    private static @Nullable String tryHalfMma(Device device) {
+        try (HostMemory memory = HostMemory.of(device.backend())) {
+            SplittableRandom random = new SplittableRandom(7);
+            IntArray a = memory.ints(128);
+            IntArray b = memory.ints(64);
+            int[] factor = new int[256];
+            for (int i = 0; i < 256; i++) {
+                factor[i] = random.nextInt(-64, 65);
+                setHalf(a, i, Float.floatToFloat16(factor[i]));
+            }
+            int[] whole = new int[128];
+            for (int i = 0; i < 128; i++) {
+                whole[i] = random.nextInt(-2047, 2048);
+                setHalf(b, i, Math.abs(whole[i]) | (whole[i] < 0 ? 0x8000 : 0));
+            }
+            FloatArray out = memory.floats(128);
+            TaskGraph graph = new TaskGraph("probeHalfMma")
+                    .transferToDevice(DataTransferMode.EVERY_EXECUTION, a, b)
+                    .task("kernel", ProbeKernels::probeHalfMma, new KernelContext(), a, b, out)
+                    .transferToHost(DataTransferMode.EVERY_EXECUTION, out);
+            run(device, graph);
+            for (int i = 0; i < 128; i++) {
+                int expected = 0;
+                for (int k = 0; k < 16; k++) {
+                    expected += factor[i / 8 * 16 + k] * whole[k * 8 + i % 8];
+                }
+                float sum = out.get(i) * 0x1p24f;
+                if (sum != expected) {
+                    return "it computes " + sum + " where " + expected + " is right";
+                }
+            }
+            return null;
+        }
+    }
+
+    private static void setHalf(IntArray halves, int index, int bits) {
+        int other = index % 2 == 0 ? 0 : halves.get(index / 2);
+        halves.set(index / 2, other | ((bits & 0xFFFF) << (index % 2 * 16)));
     }
 
     /** Tries {@code amd-gemm.cl} with blocks of every size, for one expert with one row per pair. */

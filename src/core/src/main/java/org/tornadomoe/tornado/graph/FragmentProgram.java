@@ -1,9 +1,9 @@
 package org.tornadomoe.tornado.graph;
 
 import java.util.List;
-import org.tornadomoe.tornado.kernels.DigitKernels;
+import org.tornadomoe.tornado.kernels.SplitKernels;
 
-/** A layer with {@link FragmentGemm} on activations in float: they are split into digits before each product. */
+/** A layer with {@link FragmentGemm} on activations in float: they are split into two halves before each product. */
 final class FragmentProgram extends LayerProgram {
     FragmentProgram(FragmentGemm gemm, LayerArrays arrays) {
         super(gemm, arrays);
@@ -29,10 +29,10 @@ final class FragmentProgram extends LayerProgram {
     private Stage split(QuantizedMatrix x) {
         return KernelTask.stage(
                 x.name(),
-                DigitKernels.GROUP,
+                SplitKernels.GROUP,
                 x::rows,
                 t -> t.runs(
-                        DigitKernels::split,
+                        SplitKernels::split,
                         t.in(a.work.header),
                         t.in(a.work.keys),
                         t.in(a.work.topkWeights),
@@ -42,7 +42,6 @@ final class FragmentProgram extends LayerProgram {
                         x.rowsPerToken(),
                         x.cols(),
                         x.keyed(),
-                        x.weighted(),
-                        a.shape.quantization.zeroPoints() ? 1 : 0));
+                        x.weighted()));
     }
 }

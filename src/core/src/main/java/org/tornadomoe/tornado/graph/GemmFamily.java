@@ -71,6 +71,11 @@ public interface GemmFamily {
         return 1;
     }
 
+    /** Floats of such an array; 1 if they need none. */
+    default long floatSums(LayerShape shape) {
+        return 1;
+    }
+
     /** Whether the first product ends with the activation, and finds the magnitudes of its rows. */
     default boolean activates() {
         return false;

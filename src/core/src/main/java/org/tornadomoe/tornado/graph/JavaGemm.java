@@ -36,12 +36,15 @@ abstract class JavaGemm implements ExpertGemm {
                 .toList();
     }
 
-    /** @param lacking what the device lacks of int8 tensor cores; null for nothing */
-    static @Nullable Support withoutTensorCores(Device device, @Nullable String lacking) {
+    /**
+     * @param kind of numbers
+     * @param lacking what the device lacks of such tensor cores; null for nothing
+     */
+    static @Nullable Support withoutTensorCores(Device device, String kind, @Nullable String lacking) {
         return lacking == null
                 ? null
                 : Support.no(
-                        device + " has no usable int8 tensor cores: " + lacking,
-                        "device: one with int8 tensor cores, through CUDA or PTX");
+                        device + " has no usable " + kind + " tensor cores: " + lacking,
+                        "device: one with " + kind + " tensor cores, through CUDA or PTX");
     }
 }

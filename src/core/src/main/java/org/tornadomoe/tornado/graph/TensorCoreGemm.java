@@ -50,7 +50,7 @@ public final class TensorCoreGemm extends PrebuiltGemm {
 
     @Override
     public @Nullable Support obstacle(Device device) {
-        return withoutTensorCores(device, PrebuiltKernel.obstacle(device));
+        return withoutTensorCores(device, "int8", PrebuiltKernel.obstacle(device));
     }
 
     @Override

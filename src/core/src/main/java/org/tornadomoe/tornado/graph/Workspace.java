@@ -91,6 +91,8 @@ public final class Workspace {
     /** Sums that a GEMM's kernel writes and reads again. */
     final IntArray sums;
 
+    final FloatArray floatSums;
+
     /** The first GEMM's output, [P, 2I]. Also large enough for {@link #down}. */
     final FloatArray gateUp;
 
@@ -159,6 +161,7 @@ public final class Workspace {
         partExpertIds = table.ints("partExpertIds", WORKSPACE, parts, experts -> blocks);
         noSizes = table.ints("noSizes", WORKSPACE, gemm.prebuiltSizes());
         sums = table.ints("sums", WORKSPACE, gemm.sums(shape));
+        floatSums = table.floats("floatSums", WORKSPACE, gemm.floatSums(shape));
         gateUp = table.floats("gateUp", WORKSPACE, pad + p * Math.max(shape.gateUpRows, h));
         activated = table.floats("activated", WORKSPACE, pad + p * shape.intermediate);
         amax = table.ints("amax", WORKSPACE, gemm.activates() ? p : 1);

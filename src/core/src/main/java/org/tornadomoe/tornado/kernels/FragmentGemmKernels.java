@@ -7,14 +7,11 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * The expert GEMM on NVIDIA's tensor cores in Java, with the matrix instructions of TornadoVM's API
- * ({@code mma.m16n8k32} on int8), for every scheme: {@code out[p][n] = Σ_g aScales · bScales[e][g][n] · Σ_k
+ * ({@code mma.m16n8k32} on int8), for {@code w8a8_*}: {@code out[p][n] = Σ_g aScales · bScales[e][g][n] · Σ_k
  * a[row(p)][k] · b[expert(p)][n][k]}, k being the columns of group g, exact in int32 for at most 131,071 of them.
  *
  * <p>Two kernels, by the pairs of a block: {@link #few} and {@link #many}. A layer has both in its graph, and in a call
  * one of them has nothing to do. They give the same bits.
- *
- * <p>Activations in float are {@value DigitKernels#PLANES} digits of int8 each ({@link DigitKernels#split}), which the
- * same instructions multiply one after the other.
  *
  * <p>Layout of the weights: {@code [E][strips of 64 rows][chunks of 64 k][2 steps of 32 k][8 panels of 8 rows][64
  * ints]}, so that a chunk of a strip lies in local memory as it comes from the device's. Int {@code 4(k / 2) + n / 2}
@@ -22,12 +19,12 @@ import uk.ac.manchester.tornado.api.types.arrays.IntArray;
  * instruction's second operand of. What pads rows and columns is 0.
  *
  * <p>TornadoVM's 5.2 loads int8 operands at the beginning of a local array only. Its loads of halves, which move the
- * same bits, take an offset, hence the casts. And it lets sums out of a fragment into the device's memory only: a
- * work-group writes a tile's there after each group of columns and reads them again. As every group has a place for one
- * tile and goes on to another tile, that memory stays in the cache. In {@link #few} a lane reads what it wrote itself,
- * so no warp waits for another: of a fragment at 2 · lane the sums of a row and the next column, and 64 on those of the
- * row eight below; the totals have a name each, since through PTX an array of them stays in memory. {@link #many} reads
- * them after a barrier into totals in local memory: sixteen more names in registers made it slower.
+ * same bits, take an offset, hence the casts. And it lets sums out of a fragment into the device's memory only. As
+ * every group has a place for one tile and goes on to another tile, that memory stays in the cache. In {@link #few} a
+ * lane reads there what it wrote itself, so that no warp waits for another: of a fragment at 2 · lane the sums of a row
+ * and the next column, and 64 on those of the row eight below; the totals have a name each, since through PTX an array
+ * of them stays in memory. In {@link #many} lanes read what lies together, after a barrier. Its totals are in local
+ * memory, since with 32 more registers a multiprocessor would have one group instead of two.
  *
  * <p>Masks stand for remainders in {@link #few}: PTX's assembler makes a division of each, also by a power of two.
  */
@@ -68,6 +65,9 @@ public final class FragmentGemmKernels {
     /** Sums of a tile of {@link #many}. */
     public static final int MANY_SUMS = MANY * MANY_ROWS;
 
+    /** Ints of a group's place for sums in {@link #many}: of each warp two places, a fragment apart. */
+    public static final int MANY_SCRATCH = MANY_SUMS + 8 * 128;
+
     private FragmentGemmKernels() {}
 
     /**
@@ -84,7 +84,6 @@ public final class FragmentGemmKernels {
             FloatArray aScales,
             IntArray b,
             FloatArray bScales,
-            FloatArray zeroPoints,
             FloatArray bias,
             FloatArray topkWeights,
             IntArray sums,
@@ -97,17 +96,15 @@ public final class FragmentGemmKernels {
             int form) {
         int[] aTile = ctx.allocateIntLocalArray(FEW * 2 * CHUNK / 4);
         int[] bTile = ctx.allocateIntLocalArray(STRIP * 2 * CHUNK / 4);
-        int[] zeroSums = ctx.allocateIntLocalArray(2 * FEW);
         float[] scaleOf = ctx.allocateFloatLocalArray(2 * FEW);
-        int[] zeros = ctx.allocateIntLocalArray(2 * STRIP);
         float[] scales = ctx.allocateFloatLocalArray(2 * STRIP);
         float[] totals = ctx.allocateFloatLocalArray(FEW_SUMS);
         int lid = ctx.localIdx;
         int warp = lid / 32;
         // Where a warp's weights are in the tile, in bytes; a step's are 2048 after the last one's.
         int bAt = warp * 512;
-        int planes = (form & Pairs.DIGITS) != 0 ? DigitKernels.PLANES : 1;
-        int rowInts = planes * chunks * ((form & Pairs.DIGITS) != 0 ? 17 : 16);
+        int aAt = swapped(lid & 31);
+        int rowInts = chunks * 16;
         int groups = (chunks + groupChunks - 1) / groupChunks;
         int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
         int pairs = header.get(0) * topK;
@@ -126,7 +123,7 @@ public final class FragmentGemmKernels {
             int expert = expertIds.get(block);
             int own = sortedIds.get(block * FEW + lid / 8);
             int aFrom = Pairs.row(own, pairs, topK, form) * rowInts + (lid & 7) * 2;
-            int aTo = (lid & 7) / 4 * 128 + lid / 8 * 8 + (lid & 3) * 2;
+            int aTo = (lid & 7) / 4 * 128 + lid / 8 * 8 + ((lid & 3) * 2 ^ (lid >> 5 & 1) * 4);
             int bFrom = expert >= 0 ? (expert * strips + strip) * chunks * CHUNK_INTS + lid : lid;
             int placed = lid < FEW ? sortedIds.get(block * FEW + lid) : pairs;
             int placedRow = Pairs.row(placed, pairs, topK, form);
@@ -164,24 +161,17 @@ public final class FragmentGemmKernels {
             int d5 = b.get(bAfter + 640);
             int d6 = b.get(bAfter + 768);
             int d7 = b.get(bAfter + 896);
-            int end = expert >= 0 ? planes * groups : 0;
-            float unit = planes == 1 ? 1.0f : 65536.0f;
-            int group = 0;
-            int from = 0;
-            for (int g = 0; g < end; g++) {
-                int first = from + group * groupChunks;
-                int last = group + 1 < groups ? first + groupChunks : from + chunks;
+            int end = expert >= 0 ? groups : 0;
+            for (int group = 0; group < end; group++) {
+                int first = group * groupChunks;
+                int last = group + 1 < groups ? first + groupChunks : chunks;
                 // Groups take turns with two halves: a warp may still read the last one's.
-                int half = g & 1;
+                int half = group & 1;
                 if (lid < FEW) {
-                    scaleOf[half * FEW + lid] =
-                            aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
-                    zeroSums[half * FEW + lid] =
-                            digitSum(a, placedRow * rowInts + planes * chunks * 16, first, last, form);
+                    scaleOf[half * FEW + lid] = aScales.get(placedRow * groups + group);
                 }
                 if (lid < STRIP) {
                     scales[half * STRIP + lid] = bScales.get(scaleFrom + group * scaleRows);
-                    zeros[half * STRIP + lid] = Pairs.zeroPoint(zeroPoints, scaleFrom + group * scaleRows, form);
                 }
                 int[] s00 = ctx.mmaFragmentInt(0);
                 int[] s01 = ctx.mmaFragmentInt(0);
@@ -210,14 +200,12 @@ public final class FragmentGemmKernels {
                     bTile[lid + 1920] = d7;
                     ctx.localBarrier();
                     int next = c + 2 < last ? c + 2 : last;
-                    next = next < planes * chunks ? next : c;
-                    int second = next + 1 < planes * chunks ? next + 1 : next;
+                    next = next < chunks ? next : c;
+                    int second = next + 1 < chunks ? next + 1 : next;
                     int aNext = aFrom + next * 16;
                     int aSecond = aFrom + second * 16;
-                    int bNext = bFrom + (next < from + chunks ? next - from : 0) * CHUNK_INTS;
-                    int bSecond = bFrom
-                            + (second < from + chunks ? second - from : chunks > 1 ? second - from - chunks : 0)
-                                    * CHUNK_INTS;
+                    int bNext = bFrom + next * CHUNK_INTS;
+                    int bSecond = bFrom + second * CHUNK_INTS;
                     a0 = a.get(aNext);
                     a1 = a.get(aNext + 1);
                     c0 = a.get(aSecond);
@@ -239,7 +227,7 @@ public final class FragmentGemmKernels {
                     d6 = b.get(bSecond + 768);
                     d7 = b.get(bSecond + 896);
                     for (int step = 0; step < 4; step++) {
-                        byte[] x = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, 512 * step);
+                        byte[] x = (byte[]) (Object) ctx.mmaLoadA(aTile, 16, aAt + 512 * step);
                         byte[] w0 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048 * step);
                         byte[] w1 = (byte[]) (Object) ctx.mmaLoadB(bTile, 16, bAt + 2048 * step + 256);
                         s00 = ctx.mmaInt8(x, w0, s00, MMAShape.M16N8K32);
@@ -258,17 +246,14 @@ public final class FragmentGemmKernels {
                 int r1 = r0 + 1;
                 int r2 = r0 + 8;
                 int r3 = r0 + 9;
-                t0 = plus(t0, sums.get(sumsAt), scaleOf[p0], scales[r0], zeroSums[p0] * zeros[r0], form);
-                t1 = plus(t1, sums.get(sumsAt + 1), scaleOf[p0], scales[r1], zeroSums[p0] * zeros[r1], form);
-                t2 = plus(t2, sums.get(sumsAt + 64), scaleOf[p1], scales[r0], zeroSums[p1] * zeros[r0], form);
-                t3 = plus(t3, sums.get(sumsAt + 65), scaleOf[p1], scales[r1], zeroSums[p1] * zeros[r1], form);
-                t4 = plus(t4, sums.get(sumsAt + 128), scaleOf[p0], scales[r2], zeroSums[p0] * zeros[r2], form);
-                t5 = plus(t5, sums.get(sumsAt + 129), scaleOf[p0], scales[r3], zeroSums[p0] * zeros[r3], form);
-                t6 = plus(t6, sums.get(sumsAt + 192), scaleOf[p1], scales[r2], zeroSums[p1] * zeros[r2], form);
-                t7 = plus(t7, sums.get(sumsAt + 193), scaleOf[p1], scales[r3], zeroSums[p1] * zeros[r3], form);
-                group = group + 1 < groups ? group + 1 : 0;
-                from = group == 0 ? from + chunks : from;
-                unit = group == 0 ? unit / 256.0f : unit;
+                t0 = t0 + sums.get(sumsAt) * scaleOf[p0] * scales[r0];
+                t1 = t1 + sums.get(sumsAt + 1) * scaleOf[p0] * scales[r1];
+                t2 = t2 + sums.get(sumsAt + 64) * scaleOf[p1] * scales[r0];
+                t3 = t3 + sums.get(sumsAt + 65) * scaleOf[p1] * scales[r1];
+                t4 = t4 + sums.get(sumsAt + 128) * scaleOf[p0] * scales[r2];
+                t5 = t5 + sums.get(sumsAt + 129) * scaleOf[p0] * scales[r3];
+                t6 = t6 + sums.get(sumsAt + 192) * scaleOf[p1] * scales[r2];
+                t7 = t7 + sums.get(sumsAt + 193) * scaleOf[p1] * scales[r3];
             }
             totals[to] = t0;
             totals[to + 1] = t1;
@@ -302,15 +287,13 @@ public final class FragmentGemmKernels {
      * @param sortedIds pairs in expert order, in blocks; what is no pair (P) pads a block at its end
      * @param expertIds [blocks]; a block with −1 is written zeros
      * @param padded [0] = places in use in {@code sortedIds}
-     * @param a [rows of a, chunks · 16], or with {@link Pairs#DIGITS} {@code PLANES · chunks · 17} ints a row as
-     *     {@link DigitKernels#split} writes them
-     * @param aScales [rows of a, groups], or with {@link Pairs#DIGITS} [rows of a]: of the lowest digit
+     * @param a [rows of a, chunks · 16]
+     * @param aScales [rows of a, groups]
      * @param b weights
      * @param bScales [E, groups, ⌈N / rowsPerScale⌉]
-     * @param zeroPoints with {@link Pairs#ZERO_POINTS} as {@code bScales}, whole numbers; else not looked at
      * @param bias with {@link Pairs#BIASED} [E, N]; else not looked at
      * @param topkWeights [P]
-     * @param sums [groups, {@link #MANY_SUMS}], for the kernel's own use
+     * @param sums [groups, {@link #MANY_SCRATCH}], for the kernel's own use
      * @param out [P, N], written for every pair in {@code sortedIds}
      * @param rows N
      * @param chunks of a row of K columns
@@ -327,7 +310,6 @@ public final class FragmentGemmKernels {
             FloatArray aScales,
             IntArray b,
             FloatArray bScales,
-            FloatArray zeroPoints,
             FloatArray bias,
             FloatArray topkWeights,
             IntArray sums,
@@ -340,51 +322,55 @@ public final class FragmentGemmKernels {
             int form) {
         int[] aTile = ctx.allocateIntLocalArray(MANY * CHUNK / 4);
         int[] bTile = ctx.allocateIntLocalArray(MANY_ROWS * CHUNK / 4);
-        int[] pairOf = ctx.allocateIntLocalArray(MANY);
-        int[] zeroSums = ctx.allocateIntLocalArray(MANY);
-        float[] scaleOf = ctx.allocateFloatLocalArray(MANY);
-        int[] zeros = ctx.allocateIntLocalArray(MANY_ROWS);
-        float[] scales = ctx.allocateFloatLocalArray(MANY_ROWS);
         float[] totals = ctx.allocateFloatLocalArray(MANY_SUMS);
         int lid = ctx.localIdx;
+        int lane = lid & 31;
         int warp = lid / 32;
         // Where a warp's operands are in the tiles, in bytes; the second step's are half a tile or half a strip on.
-        int aAt = warp / 4 * 1024;
-        int bAt = warp % 4 / 2 * 4096 + warp % 2 * 1024;
-        int planes = (form & Pairs.DIGITS) != 0 ? DigitKernels.PLANES : 1;
-        int rowInts = planes * chunks * ((form & Pairs.DIGITS) != 0 ? 17 : 16);
+        int aAt = warp / 4 * 1024 + swapped(lane);
+        int bAt = (warp & 3) / 2 * 4096 + (warp & 1) * 1024;
+        int rowInts = chunks * 16;
         int groups = (chunks + groupChunks - 1) / groupChunks;
         int scaleRows = (rows + rowsPerScale - 1) / rowsPerScale;
         int pairs = header.get(0) * topK;
         int strips = (rows + STRIP - 1) / STRIP;
         int across = (rows + MANY_ROWS - 1) / MANY_ROWS;
         int tiles = header.get(1) == MANY ? padded.get(0) / MANY * across : 0;
-        int sumsFrom = ctx.groupIdx * MANY_SUMS;
+        // 4, which no compiler knows: a loop of constant length would be unrolled, and need twice the registers.
+        int panels = header.get(1) / 16;
+        int sumsFrom = ctx.groupIdx * MANY_SCRATCH + warp * (MANY_SUMS / 8 + 128);
+        int sumsAt = sumsFrom + lane;
+        int placeFrom = warp / 4 * 32 + lane / 8;
+        int columnFrom = (warp & 3) * 32 + (lane & 7);
+        int aTo = lid / 8 * 8 + ((lid & 7) ^ (lid >> 5 & 1) * 4);
         for (int tile = ctx.groupIdx; tile < tiles; tile += MANY_GROUPS) {
             int block = tile / across;
             int strip = tile % across * 2;
             int expert = expertIds.get(block);
-            int own = sortedIds.get(block * MANY + lid / 4);
-            int aFrom = Pairs.row(own, pairs, topK, form) * rowInts + lid % 4 * 4;
-            int aTo = lid % 4 / 2 * 512 + lid / 4 * 8 + lid % 2 * 4;
+            int from = block * MANY;
+            int aFrom0 = Pairs.row(sortedIds.get(from + lid / 8), pairs, topK, form) * rowInts + (lid & 7);
+            int aFrom1 = Pairs.row(sortedIds.get(from + lid / 8 + 32), pairs, topK, form) * rowInts + (lid & 7);
+            int aRow0 = Pairs.row(sortedIds.get(from + placeFrom), pairs, topK, form) * groups;
+            int aRow1 = Pairs.row(sortedIds.get(from + placeFrom + 4), pairs, topK, form) * groups;
+            int aRow2 = Pairs.row(sortedIds.get(from + placeFrom + 8), pairs, topK, form) * groups;
+            int aRow3 = Pairs.row(sortedIds.get(from + placeFrom + 12), pairs, topK, form) * groups;
+            int aRow4 = Pairs.row(sortedIds.get(from + placeFrom + 16), pairs, topK, form) * groups;
+            int aRow5 = Pairs.row(sortedIds.get(from + placeFrom + 20), pairs, topK, form) * groups;
+            int aRow6 = Pairs.row(sortedIds.get(from + placeFrom + 24), pairs, topK, form) * groups;
+            int aRow7 = Pairs.row(sortedIds.get(from + placeFrom + 28), pairs, topK, form) * groups;
             int bFrom = expert >= 0 ? (expert * strips + strip) * chunks * CHUNK_INTS + lid : lid;
             // The last tile may have one strip only: it takes that twice.
             int apart = strip + 1 < strips ? chunks * CHUNK_INTS : 0;
-            int placed = lid < MANY ? sortedIds.get(block * MANY + lid) : pairs;
-            int placedRow = Pairs.row(placed, pairs, topK, form);
-            if (lid < MANY) {
-                pairOf[lid] = placed;
-            }
+            int n = strip * STRIP + columnFrom;
+            int scaleFrom = expert * groups * scaleRows;
             for (int i = lid; i < MANY_SUMS; i += MANY_GROUP) {
                 totals[i] = 0.0f;
             }
-            int n = strip * STRIP + lid % MANY_ROWS;
-            int scaleFrom = expert * groups * scaleRows + (n < rows ? n : rows - 1) / rowsPerScale;
 
-            int a0 = a.get(aFrom);
-            int a1 = a.get(aFrom + 1);
-            int a2 = a.get(aFrom + 2);
-            int a3 = a.get(aFrom + 3);
+            int a0 = a.get(aFrom0);
+            int a1 = a.get(aFrom0 + 8);
+            int a2 = a.get(aFrom1);
+            int a3 = a.get(aFrom1 + 8);
             int b0 = b.get(bFrom);
             int b1 = b.get(bFrom + 256);
             int b2 = b.get(bFrom + 512);
@@ -393,21 +379,11 @@ public final class FragmentGemmKernels {
             int b5 = b.get(bFrom + apart + 256);
             int b6 = b.get(bFrom + apart + 512);
             int b7 = b.get(bFrom + apart + 768);
-            int end = expert >= 0 ? planes * groups : 0;
-            float unit = planes == 1 ? 1.0f : 65536.0f;
-            for (int g = 0; g < end; g++) {
-                int group = g % groups;
-                int first = g / groups * chunks + group * groupChunks;
-                int last = g / groups * chunks + (group + 1 < groups ? (group + 1) * groupChunks : chunks);
-                if (lid < MANY) {
-                    scaleOf[lid] = aScales.get(planes == 1 ? placedRow * groups + group : placedRow) * unit;
-                    zeroSums[lid] = digitSum(a, placedRow * rowInts + planes * chunks * 16, first, last, form);
-                }
-                if (lid < MANY_ROWS) {
-                    scales[lid] = bScales.get(scaleFrom + group * scaleRows);
-                    zeros[lid] = Pairs.zeroPoint(zeroPoints, scaleFrom + group * scaleRows, form);
-                }
-                unit = group + 1 < groups ? unit : unit / 256.0f;
+            int end = expert >= 0 ? groups : 0;
+            for (int group = 0; group < end; group++) {
+                int first = group * groupChunks;
+                int last = group + 1 < groups ? first + groupChunks : chunks;
+                int scalesAt = scaleFrom + group * scaleRows;
                 int[] s00 = ctx.mmaFragmentInt(0);
                 int[] s01 = ctx.mmaFragmentInt(0);
                 int[] s02 = ctx.mmaFragmentInt(0);
@@ -418,9 +394,9 @@ public final class FragmentGemmKernels {
                 int[] s13 = ctx.mmaFragmentInt(0);
                 for (int c = first; c < last; c++) {
                     aTile[aTo] = a0;
-                    aTile[aTo + 1] = a1;
-                    aTile[aTo + 2] = a2;
-                    aTile[aTo + 3] = a3;
+                    aTile[aTo + 512] = a1;
+                    aTile[aTo + 256] = a2;
+                    aTile[aTo + 768] = a3;
                     bTile[lid] = b0;
                     bTile[lid + 256] = b1;
                     bTile[lid + 512] = b2;
@@ -430,13 +406,13 @@ public final class FragmentGemmKernels {
                     bTile[lid + 1536] = b6;
                     bTile[lid + 1792] = b7;
                     ctx.localBarrier();
-                    int next = c + 1 < planes * chunks ? c + 1 : c;
-                    int aNext = aFrom + next * 16;
-                    int bNext = bFrom + next % chunks * CHUNK_INTS;
-                    a0 = a.get(aNext);
-                    a1 = a.get(aNext + 1);
-                    a2 = a.get(aNext + 2);
-                    a3 = a.get(aNext + 3);
+                    int next = c + 1 < chunks ? c + 1 : c;
+                    int aNext = next * 16;
+                    int bNext = bFrom + next * CHUNK_INTS;
+                    a0 = a.get(aFrom0 + aNext);
+                    a1 = a.get(aFrom0 + aNext + 8);
+                    a2 = a.get(aFrom1 + aNext);
+                    a3 = a.get(aFrom1 + aNext + 8);
                     b0 = b.get(bNext);
                     b1 = b.get(bNext + 256);
                     b2 = b.get(bNext + 512);
@@ -463,8 +439,10 @@ public final class FragmentGemmKernels {
                     }
                     ctx.localBarrier();
                 }
-                // A fragment's 16 x 8 sums lie together, so that a warp writes few lines of the cache.
-                int row = sumsFrom / 8 + warp * 128;
+                // A fragment's 16 x 8 sums lie together, so that a warp writes few lines of the cache. Groups take
+                // turns with two places, since a compiler would keep the addresses of one in 64 registers.
+                int turn = group & 1;
+                int row = sumsFrom / 8 + 16 * turn;
                 ctx.mmaStoreInt(s00, sums, row, 0, 8);
                 ctx.mmaStoreInt(s01, sums, row + 16, 0, 8);
                 ctx.mmaStoreInt(s02, sums, row + 32, 0, 8);
@@ -474,55 +452,62 @@ public final class FragmentGemmKernels {
                 ctx.mmaStoreInt(s12, sums, row + 96, 0, 8);
                 ctx.mmaStoreInt(s13, sums, row + 112, 0, 8);
                 ctx.globalBarrier();
-
-                for (int i = lid; i < MANY_SUMS; i += 8 * MANY_GROUP) {
-                    int place = i / 4096 * 32 + lid % 128 / 8;
-                    int column = i / 1024 % 4 * 32 + lid / 128 * 8 + lid % 8;
-                    int[] read = new int[8];
-                    for (int j = 0; j < 8; j++) {
-                        read[j] = sums.get(sumsFrom + i + j * MANY_GROUP);
+                float scaleA0 = aScales.get(aRow0 + group);
+                float scaleA1 = aScales.get(aRow1 + group);
+                float scaleA2 = aScales.get(aRow2 + group);
+                float scaleA3 = aScales.get(aRow3 + group);
+                float scaleA4 = aScales.get(aRow4 + group);
+                float scaleA5 = aScales.get(aRow5 + group);
+                float scaleA6 = aScales.get(aRow6 + group);
+                float scaleA7 = aScales.get(aRow7 + group);
+                // Lanes read what lies together, not what they wrote: half the lines of the cache. Of two panels at
+                // once, since a read takes long.
+                for (int w = 0; w < panels; w += 2) {
+                    int at = sumsAt + 128 * (w + turn);
+                    int to = lid + w * 1024;
+                    int[] read = new int[16];
+                    for (int j = 0; j < 16; j++) {
+                        read[j] = sums.get(at + j / 8 * 128 + j / 4 % 2 * 512 + j % 4 * 32);
                     }
-                    // Of a warp's fragments, two to a step: their pairs are 16 apart after two, their rows 16 or 32.
-                    for (int j = 0; j < 8; j++) {
-                        int to = i + j * MANY_GROUP;
-                        int p = place + j / 2 % 2 * 16;
-                        int r = column + j % 2 * 16 + j / 4 * 32;
-                        int sum = read[j];
-                        if ((form & Pairs.ZERO_POINTS) != 0) {
-                            sum = sum - zeroSums[p] * zeros[r];
-                        }
-                        totals[to] = totals[to] + sum * scaleOf[p] * scales[r];
-                    }
+                    float scale0 = bScales.get(scalesAt + scaleRow(n + 8 * w, rows, rowsPerScale));
+                    float scale1 = bScales.get(scalesAt + scaleRow(n + 8 * w + 8, rows, rowsPerScale));
+                    totals[to] = totals[to] + read[0] * scaleA0 * scale0;
+                    totals[to + 256] = totals[to + 256] + read[1] * scaleA1 * scale0;
+                    totals[to + 512] = totals[to + 512] + read[2] * scaleA2 * scale0;
+                    totals[to + 768] = totals[to + 768] + read[3] * scaleA3 * scale0;
+                    totals[to + 4096] = totals[to + 4096] + read[4] * scaleA4 * scale0;
+                    totals[to + 4352] = totals[to + 4352] + read[5] * scaleA5 * scale0;
+                    totals[to + 4608] = totals[to + 4608] + read[6] * scaleA6 * scale0;
+                    totals[to + 4864] = totals[to + 4864] + read[7] * scaleA7 * scale0;
+                    totals[to + 1024] = totals[to + 1024] + read[8] * scaleA0 * scale1;
+                    totals[to + 1280] = totals[to + 1280] + read[9] * scaleA1 * scale1;
+                    totals[to + 1536] = totals[to + 1536] + read[10] * scaleA2 * scale1;
+                    totals[to + 1792] = totals[to + 1792] + read[11] * scaleA3 * scale1;
+                    totals[to + 5120] = totals[to + 5120] + read[12] * scaleA4 * scale1;
+                    totals[to + 5376] = totals[to + 5376] + read[13] * scaleA5 * scale1;
+                    totals[to + 5632] = totals[to + 5632] + read[14] * scaleA6 * scale1;
+                    totals[to + 5888] = totals[to + 5888] + read[15] * scaleA7 * scale1;
                 }
-                ctx.globalBarrier();
             }
-            ctx.localBarrier();
             for (int i = lid; i < MANY_SUMS; i += MANY_GROUP) {
-                int place = i / MANY_ROWS;
-                int column = i % MANY_ROWS;
-                int fragment = place / 32 * 32 + column / 32 * 8 + place % 32 / 16 * 4 + column % 32 / 8;
-                int pair = pairOf[place];
-                float value = totals[fragment * 128 + place % 16 * 8 + column % 8];
-                Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, n, value);
+                int fragment = i / 1024;
+                int place = placeFrom + fragment / 4 * 16 + (i >> 8 & 3) * 4;
+                int column = n + (fragment & 3) * 8;
+                int pair = sortedIds.get(from + place);
+                Pairs.put(bias, topkWeights, out, pairs, rows, form, expert, pair, column, totals[i]);
             }
-            ctx.localBarrier();
         }
     }
 
-    /** A total and a group's sum, less what zero points add to it, times its scales. */
-    private static float plus(float total, int sum, float scaleA, float scaleB, int zeros, int form) {
-        int rest = (form & Pairs.ZERO_POINTS) != 0 ? sum - zeros : sum;
-        return total + rest * scaleA * scaleB;
+    /**
+     * What to add to a lane's offset in the first operand's tile, in bytes. Of every eight rows of 32 bytes the last
+     * four have their halves swapped, so that eight rows are in eight groups of local memory's banks.
+     */
+    static int swapped(int lane) {
+        return (lane >> 2 & 1) * ((lane & 16) == 0 ? 16 : -16);
     }
 
-    /** The sum of a row's digits from chunk {@code first} to {@code last}, where zero points multiply it; else 0. */
-    private static int digitSum(IntArray a, int at, int first, int last, int form) {
-        int sum = 0;
-        if ((form & Pairs.ZERO_POINTS) != 0) {
-            for (int c = first; c < last; c++) {
-                sum += a.get(at + c);
-            }
-        }
-        return sum;
+    private static int scaleRow(int n, int rows, int rowsPerScale) {
+        return (n < rows ? n : rows - 1) / rowsPerScale;
     }
 }

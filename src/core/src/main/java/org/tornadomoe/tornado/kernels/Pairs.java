@@ -18,10 +18,7 @@ public final class Pairs {
     /** Of a product's form: times the router's weights. */
     public static final int WEIGHTED = 4;
 
-    /** Of a product's form: activations are digits. */
-    public static final int DIGITS = 8;
-
-    /** Of a product's form: weights have zero points, and rows of digits their sums. */
+    /** Of a product's form: weights have zero points. */
     public static final int ZERO_POINTS = 16;
 
     /** Of a product's form: times the router's weights before the bias, as if activations had been. */

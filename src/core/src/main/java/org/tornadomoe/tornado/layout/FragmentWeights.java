@@ -5,17 +5,17 @@ import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
-import org.tornadomoe.tornado.kernels.DigitKernels;
 import org.tornadomoe.tornado.kernels.FragmentGemmKernels;
+import org.tornadomoe.tornado.kernels.SplitKernels;
 import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order of {@link FragmentGemmKernels}: {@code [E][strips of 64 rows][chunks of 64 k][2 steps of 32 k][8
  * panels of 8 rows][16 twos of k][4 twos of rows]} ints, an int with both k of both rows, rows and k padded with zeros.
  *
- * @param digits whether activations are in float, and digits for the kernels
+ * @param floats whether activations are in float, and two halves each for the kernels
  */
-public record FragmentWeights(boolean digits) implements WeightLayout {
+public record FragmentWeights(boolean floats) implements WeightLayout {
     private static final int STRIP = FragmentGemmKernels.STRIP;
     private static final int CHUNK_INTS = FragmentGemmKernels.CHUNK_INTS;
 
@@ -30,10 +30,9 @@ public record FragmentWeights(boolean digits) implements WeightLayout {
         return Math.ceilDiv(rows, STRIP);
     }
 
-    /** Digits have a sum for each chunk besides. */
     @Override
     public int rowInts(int cols) {
-        return chunks(cols) * (digits ? DigitKernels.PLANES * (ROW_INTS + 1) : ROW_INTS);
+        return chunks(cols) * (floats ? SplitKernels.CHUNK_INTS : ROW_INTS);
     }
 
     @Override

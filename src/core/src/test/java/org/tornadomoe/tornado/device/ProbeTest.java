@@ -17,9 +17,10 @@ class ProbeTest {
     private static final Device DEVICE = TornadoHome.current().devices().getFirst();
 
     @Test
-    void theInterpreterHasBothInstructions() {
+    void theInterpreterHasAllInstructions() {
         assertThat(DEVICE.lacksDp4a()).isNull();
         assertThat(DEVICE.lacksInt8Mma()).isNull();
+        assertThat(DEVICE.lacksHalfMma()).isNull();
     }
 
     @Test

@@ -250,13 +250,16 @@ public class KernelContext {
         return mmaLoadB(bTile, wmmaK, 0);
     }
 
+    /** Of four 8x8 matrices lane 8i + r names row r of the i-th, and gets an int of row lane / 4 of each. */
     private byte[] loadA(int[] tile, int rowInts, int byteOffset) {
-        int first = intOffset(byteOffset) + lane() / 4 * rowInts + lane() % 4;
+        int lane = lane();
+        int[] offsets = warpMember().offsets(byteOffset);
         byte[] fragment = new byte[16];
-        put(fragment, 0, tile, first);
-        put(fragment, 4, tile, first + 8 * rowInts);
-        put(fragment, 8, tile, first + 4);
-        put(fragment, 12, tile, first + 8 * rowInts + 4);
+        for (int i = 0; i < 4; i++) {
+            int row = lane / 4;
+            int first = intOffset(offsets[8 * i + row]) + (i % 2 * 8 + row) * rowInts + i / 2 * 4;
+            put(fragment, 4 * i, tile, first + lane % 4);
+        }
         return fragment;
     }
 
@@ -268,14 +271,16 @@ public class KernelContext {
         fragment[at + 3] = (byte) (word >> 24);
     }
 
+    /** The same of two matrices, transposed: lane / 4 is a column, of which a lane gets two rows of each. */
     private byte[] loadB(int[] tile, int byteOffset) {
+        int[] offsets = warpMember().offsets(byteOffset);
         int column = lane() / 4;
-        int first = intOffset(byteOffset) + lane() % 4 * 8 + column / 2;
         int shift = column % 2 * 16;
         byte[] fragment = new byte[8];
         for (int i = 0; i < 4; i++) {
             // words of k pairs 2t, 2t + 1, 2t + 8, 2t + 9
-            int word = warpRead(tile, first + i / 2 * 32 + i % 2 * 4) >> shift;
+            int row = lane() % 4 * 2 + i / 2 * 8 + i % 2;
+            int word = warpRead(tile, intOffset(offsets[row]) + row * 4 + column / 2) >> shift;
             fragment[2 * i] = (byte) word;
             fragment[2 * i + 1] = (byte) (word >> 8);
         }
@@ -289,7 +294,7 @@ public class KernelContext {
     }
 
     private static int intOffset(int byteOffset) {
-        if (byteOffset < 0 || byteOffset % 16 != 0) {
+        if (byteOffset % 16 != 0) {
             throw new IllegalArgumentException(
                     "byteOffset: expected a multiple of 16 (a row of ldmatrix), got " + byteOffset);
         }
@@ -314,6 +319,33 @@ public class KernelContext {
             throw new IllegalArgumentException("shape: expected M16N8K32, got " + shape);
         }
         return warpMember().mma(fragA, fragB, fragC);
+    }
+
+    /** A lane's four values of a 16x8 float tile, all the same. */
+    public float[] mmaFragment(float v) {
+        return new float[] {v, v, v, v};
+    }
+
+    /** The fragment of c plus the product of the tiles a and b. */
+    public float[] mma(HalfFloat[] fragA, HalfFloat[] fragB, float[] fragC, MMAShape mmaShape) {
+        if (mmaShape != MMAShape.M16N8K16) {
+            throw new IllegalArgumentException("shape: expected M16N8K16, got " + mmaShape);
+        }
+        return warpMember().mma(fragA, fragB, fragC);
+    }
+
+    /** Stores a 16x8 tile at (tileRow, tileCol) of a row-major matrix of dimN columns. */
+    public void mmaStore(float[] fragD, FloatArray c, int tileRow, int tileCol, int dimN) {
+        int at = (tileRow + lane() / 4) * dimN + tileCol + lane() % 4 * 2;
+        store(c, at, fragD[0]);
+        store(c, at + 1, fragD[1]);
+        store(c, at + 8 * dimN, fragD[2]);
+        store(c, at + 8 * dimN + 1, fragD[3]);
+    }
+
+    private void store(FloatArray out, int index, float value) {
+        out.set(index, value);
+        item.writes(out, index);
     }
 
     /** Stores a 16x8 tile at (row, col) of a row-major matrix of stride columns. */

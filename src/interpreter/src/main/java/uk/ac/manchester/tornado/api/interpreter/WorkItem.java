@@ -1,5 +1,7 @@
 package uk.ac.manchester.tornado.api.interpreter;
 
+import uk.ac.manchester.tornado.api.types.HalfFloat;
+
 /** One work-item of a launch: the implementation of a kernel's context. */
 public final class WorkItem {
     private static final Integer[] SMALL = new Integer[Grid.MAX_GROUP];
@@ -138,6 +140,16 @@ public final class WorkItem {
     /** Adds the product of a 16x32 and a 32x8 int8 tile to a 16x8 int32 tile, each spread over the warp's lanes. */
     public int[] mma(byte[] a, byte[] b, int[] c) {
         return (int[]) group.collective(this, Warp.Operation.MMA_INT8, new Warp.Fragments(a, b, c));
+    }
+
+    /** The same for a 16x16 and a 16x8 tile of halves and a 16x8 tile of floats. */
+    public float[] mma(HalfFloat[] a, HalfFloat[] b, float[] c) {
+        return (float[]) group.collective(this, Warp.Operation.MMA_HALF, new Warp.HalfFragments(a, b, c));
+    }
+
+    /** The byte offsets of all lanes, each its own. */
+    public int[] offsets(int byteOffset) {
+        return (int[]) group.collective(this, Warp.Operation.LOAD_MATRIX, byteOffset);
     }
 
     /** Starts a copy to local memory; the element has no value until the copy completes. */
