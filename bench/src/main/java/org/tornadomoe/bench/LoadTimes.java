@@ -8,27 +8,29 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
 import org.tornadomoe.MoeLayer;
 import org.tornadomoe.MoeOptions;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
+import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.Int8Quantization;
+import org.tornadomoe.config.Int8Scheme;
 import org.tornadomoe.quant.ExpertWeights;
-import org.tornadomoe.quant.Int8Experts;
-import org.tornadomoe.quant.Progress;
-import org.tornadomoe.quant.QuantizedWeights;
 
 /**
- * Measures the processor and wall time of loading a checkpoint's first MoE layer: reading and decoding to int8, then
- * what else makes a layer of that. {@code LoadTimes ROUNDS [on=DEVICE[/CLASS],...] [experts=E] CHECKPOINT...}: the
- * devices and kernel classes, by default {@code cpu}, count for the checkpoints behind them. A checkpoint is a
+ * Measures the processor and wall time of making a layer of a checkpoint's first MoE layer, once the checkpoint is
+ * open. {@code LoadTimes ROUNDS [on=DEVICE[/CLASS],...] [experts=E] [scheme=SCHEME]
+ * CHECKPOINT...}: the devices and kernel classes, by default {@code cpu}, and the scheme, by default the checkpoint's,
+ * count for the checkpoints behind them. A checkpoint is a
  * directory or a GGUF file with this one layer, or one of {@link RandomCheckpoint}'s formats, or {@code all} of them,
  * with 32 experts or E, H 2048 and I 768. It prints GB per second of the file and of the resulting int8 weights, for
- * the best round of each, and what the rest took on a device: host memory, packing, compiling, copying to it, and first
- * calls.
+ * the best round of each, and the milliseconds that the loading thread and the device's spent on what: reading and
+ * decoding, host memory, packing, compiling, copying to the device, and first calls.
  */
 public final class LoadTimes {
     private static final long SAMPLED_MILLIS = 2;
@@ -37,8 +39,11 @@ public final class LoadTimes {
     private static final Map<String, String> PHASES = new LinkedHashMap<>();
 
     static {
+        PHASES.put("StoredInt8", "reading");
+        PHASES.put("Int8Quantizer", "reading");
         PHASES.put("HostMemory", "memory");
         PHASES.put("tornado.layout.", "packing");
+        PHASES.put("PackedWeights", "packing");
         PHASES.put("LayerArrays", "packing");
         PHASES.put("preCompil", "compiling");
         PHASES.put("PreCompil", "compiling");
@@ -54,6 +59,7 @@ public final class LoadTimes {
     private final int rounds;
     private List<MoeOptions> all = List.of(MoeOptions.DEFAULT.withBackend("cpu"));
     private int experts = 32;
+    private @Nullable Int8Quantization asked;
 
     private LoadTimes(int rounds) {
         this.rounds = rounds;
@@ -69,6 +75,9 @@ public final class LoadTimes {
                         .toList();
             } else if (arg.startsWith("experts=")) {
                 times.experts = Integer.parseInt(arg.substring(8));
+            } else if (arg.startsWith("scheme=")) {
+                Int8Scheme scheme = Int8Scheme.valueOf(arg.substring(7).toUpperCase(Locale.ROOT));
+                times.asked = Int8Quantization.of(scheme);
             } else if (arg.equals("all")) {
                 for (String format : RandomCheckpoint.formats()) {
                     times.random(format);
@@ -124,32 +133,28 @@ public final class LoadTimes {
         for (int round = 0; round < rounds; round++) {
             try (MoeCheckpoint opened = MoeCheckpoint.open(checkpoint)) {
                 ExpertWeights weights = opened.layer(opened.moeLayers().getFirst());
-                Int8Quantization quantization = weights.quantization();
+                Int8Quantization quantization = asked == null ? weights.quantization() : asked;
                 long[] start = now();
-                try (Int8Experts int8 = QuantizedWeights.int8(weights, quantization, Progress.NONE)) {
-                    long[] read = now();
-                    Phases phases = new Phases();
-                    try (MoeLayer layer = MoeLayer.of(int8, options.withQuantization(quantization))) {
-                        long[] made = now();
-                        Map<String, Long> rest = phases.end();
-                        long took = made[1] - start[1];
-                        if (took < least) {
-                            least = took;
-                            best = ("%s: read %.3f s (processor %.2f), made %.3f s (%.2f)%s, %.2f GB/s, "
-                                            + "%.2f of int8, %s, %s")
-                                    .formatted(
-                                            name,
-                                            (read[1] - start[1]) / 1e9,
-                                            (read[0] - start[0]) / 1e9,
-                                            (made[1] - read[1]) / 1e9,
-                                            (made[0] - read[0]) / 1e9,
-                                            rest,
-                                            bytes / (double) took,
-                                            int8.bytes() / (double) took,
-                                            quantization,
-                                            layer.kernelClass());
-                        }
+                Phases phases = new Phases();
+                try (MoeLayer layer = MoeLayer.of(weights, options.withQuantization(quantization))) {
+                    long[] made = now();
+                    Map<String, Long> spent = phases.end();
+                    long took = made[1] - start[1];
+                    if (took < least) {
+                        least = took;
+                        best = "%s: %.3f s (processor %.2f)%s, %.2f GB/s, %.2f of int8, %s, %s"
+                                .formatted(
+                                        name,
+                                        took / 1e9,
+                                        (made[0] - start[0]) / 1e9,
+                                        spent,
+                                        bytes / (double) took,
+                                        int8Bytes(weights.config()) / (double) took,
+                                        quantization,
+                                        layer.kernelClass());
                     }
+                } finally {
+                    phases.end();
                 }
             }
         }
@@ -207,6 +212,12 @@ public final class LoadTimes {
     private static long[] now() {
         var system = (com.sun.management.OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
         return new long[] {system.getProcessCpuTime(), System.nanoTime()};
+    }
+
+    /** Both projections' values. */
+    private static long int8Bytes(FusedMoeConfig config) {
+        long rows = config.gateUpRows() + config.intermediateSize();
+        return config.globalNumExperts() * rows * config.hiddenDim();
     }
 
     private static long bytes(Path checkpoint) {

@@ -52,9 +52,10 @@ final class LayerLoader {
     /** Loads the layer's weights, and as many lanes as the options ask for and the kernel class supports. */
     static List<MoeKernel> lanes(Sharding sharding, Int8Experts experts, MoeOptions options) {
         List<MoeKernel> lanes = new ArrayList<>();
-        MoeKernel kernel = ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, SelfCheck::run);
-        lanes.add(kernel);
         try {
+            MoeKernel kernel = ShardedLayer.load(sharding, Int8MoeOracle.installed(), experts, SelfCheck::run);
+            lanes.add(kernel);
+            experts.requireUnchanged();
             for (MoeKernel next = kernel; lanes.size() < options.lanes(); lanes.add(next)) {
                 next = kernel.lane();
                 if (next == null) {
@@ -66,6 +67,14 @@ final class LayerLoader {
             }
         } catch (RuntimeException | Error failure) {
             Cleanup.after(failure, () -> Cleanup.each(lanes.reversed(), MoeKernel::close));
+            try {
+                experts.requireUnchanged();
+            } catch (RuntimeException changed) { // then what failed is not to blame
+                if (changed != failure) {
+                    changed.addSuppressed(failure);
+                }
+                throw changed;
+            }
             throw failure;
         }
         return lanes;

@@ -125,9 +125,11 @@ public final class MoeLayer implements AutoCloseable {
             return ofLatent(weights, latent, quantization, options);
         }
         LayerLoader.select(weights.config(), quantization.weightKey(), quantization.activationKey(), options);
-        Int8Experts experts = QuantizedWeights.int8(weights, quantization, options.progress());
         // With load balancing, moves read the experts again until the layer is closed.
         boolean kept = options.loadBalancing() != null;
+        Int8Experts experts = kept
+                ? QuantizedWeights.int8(weights, quantization, options.progress())
+                : QuantizedWeights.opened(weights, quantization, options.progress());
         try (Int8Experts _ = kept ? null : experts) {
             return of(experts, kept ? experts : null, options);
         } catch (RuntimeException | Error failure) {

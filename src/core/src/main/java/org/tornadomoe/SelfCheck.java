@@ -3,6 +3,8 @@ package org.tornadomoe;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import java.util.SplittableRandom;
+import java.util.concurrent.ForkJoinPool;
+import java.util.concurrent.ForkJoinTask;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.FusedMoeConfig;
 import org.tornadomoe.config.ScalarType;
@@ -48,11 +50,19 @@ final class SelfCheck {
         float[] output = new float[hidden.length];
         MemorySegment taken = HiddenStates.memory(type, output, output.length);
         ChosenExperts chosen = handed == null ? null : handed.chosen();
-        kernel.forward(given, 1, taken, chosen, null);
+        // Meanwhile a device's first call copies the weights there.
+        ForkJoinTask<Stages> definition = ForkJoinPool.commonPool()
+                .submit(() -> handed == null
+                        ? Reference.forward(experts, hidden, 1)
+                        : Reference.forward(experts, hidden, new double[0], handed));
+        try {
+            kernel.forward(given, 1, taken, chosen, null);
+        } catch (RuntimeException | Error failure) {
+            definition.quietlyJoin(); // the experts may be closed then
+            throw failure;
+        }
         HiddenStates.read(type, taken, output, output.length);
-        Stages expected = handed == null
-                ? Reference.forward(experts, hidden, 1)
-                : Reference.forward(experts, hidden, new double[0], handed);
+        Stages expected = definition.join();
         double error = Numerics.relativeL2(Numerics.widen(output), expected.output());
         boolean nothing = Arrays.stream(expected.output()).allMatch(value -> value == 0)
                 && IntStream.range(0, output.length).allMatch(i -> output[i] == 0);

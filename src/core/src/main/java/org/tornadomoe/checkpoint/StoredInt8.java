@@ -3,6 +3,7 @@ package org.tornadomoe.checkpoint;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
+import java.util.Objects;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
@@ -20,6 +21,7 @@ import org.tornadomoe.quant.LatentSpace;
 import org.tornadomoe.quant.Progress;
 import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.quant.RouterWeights;
+import org.tornadomoe.quant.UnreadValues;
 
 /** A layer of a checkpoint that has int8 matrices; what else it has is floats. */
 final class StoredInt8 implements QuantizedWeights {
@@ -68,6 +70,16 @@ final class StoredInt8 implements QuantizedWeights {
 
     @Override
     public Int8Experts load(Int8Scheme scheme, Progress progress) {
+        return load(scheme, progress, false);
+    }
+
+    /** Weights of which some are floats are loaded. */
+    @Override
+    public Int8Experts open(Int8Scheme scheme, Progress progress) {
+        return load(scheme, progress, isExact());
+    }
+
+    private Int8Experts load(Int8Scheme scheme, Progress progress, boolean later) {
         if (!serves(scheme)) {
             throw new IllegalArgumentException(
                     "scheme: expected what the checkpoint is stored in, " + quantization() + ", got " + scheme);
@@ -78,21 +90,23 @@ final class StoredInt8 implements QuantizedWeights {
         try {
             Int8Tensor w13 = allocate(arena, experts, config.gateUpRows(), config.hiddenDim(), grid.gateUpRows());
             Int8Tensor w2 = allocate(arena, experts, config.hiddenDim(), config.intermediateSize(), grid.downRows());
-            long rows = (long) w13.rows() + w2.rows();
-            long[] done = {0};
+            Rows read = new Rows(progress, experts * ((long) w13.rows() + w2.rows()));
             IntStream.range(0, experts).parallel().forEach(e -> {
-                copy(e, w13, w2);
-                synchronized (done) { // it is told from one thread at a time
-                    progress.advanced(done[0] += rows, experts * rows);
+                copy(e, w13, w2, !later);
+                if (!later) {
+                    read.add(w13.rows() + w2.rows());
                 }
             });
-            Int8Experts loaded = Int8Experts.builder(config, scheme, w13, w2, arena)
+            Int8Experts.Builder loaded = Int8Experts.builder(config, scheme, w13, w2, arena)
                     .router(router())
                     .biases(w13Bias(), w2Bias())
-                    .activationScales(inputScales(Projections::gate), inputScales(Projections::down))
-                    .build();
+                    .activationScales(inputScales(Projections::gate), inputScales(Projections::down));
+            if (later) {
+                loaded.unread(new Values(true, read), new Values(false, read), weights::requireUnchanged);
+            }
+            Int8Experts built = loaded.build();
             weights.requireUnchanged();
-            return loaded;
+            return built;
         } catch (InternalError e) {
             arena.close();
             weights.requireUnchanged();
@@ -100,6 +114,67 @@ final class StoredInt8 implements QuantizedWeights {
         } catch (Throwable e) {
             arena.close();
             throw e;
+        }
+    }
+
+    /** Counts rows and tells of them, from one thread at a time; of no more than all, should some be read again. */
+    private static final class Rows {
+        private final Progress progress;
+        private final long all;
+        private long done;
+
+        Rows(Progress progress, long all) {
+            this.progress = progress;
+            this.all = all;
+        }
+
+        synchronized void add(int rows) {
+            if (done < all) {
+                done = Math.min(all, done + rows);
+                progress.advanced(done, all);
+            }
+        }
+    }
+
+    /** A projection's values, all of which are int8, in the files. */
+    private final class Values implements UnreadValues.Source {
+        private final boolean first;
+        private final Rows counted;
+
+        Values(boolean first, Rows counted) {
+            this.first = first;
+            this.counted = counted;
+        }
+
+        @Override
+        public void read(int expert, Int8Tensor into) {
+            Projections projections = weights.experts().get(expert);
+            if (first) {
+                int step = weights.isInterleaved() ? 2 : 1;
+                copyValues(int8(projections.gate()), into, 0, 0, step);
+                if (projections.isGated()) {
+                    Matrix.Int8 up = int8(projections.up());
+                    copyValues(up, into, 0, step == 2 ? 1 : up.rows(), step);
+                }
+            } else {
+                copyValues(int8(projections.down()), into, 0, 0, 1);
+            }
+            counted.add(into.rows());
+        }
+
+        @Override
+        public void row(int expert, int row, byte[] into, int at) {
+            Projections projections = weights.experts().get(expert);
+            if (first) {
+                Matrix half = weights.isUp(row) ? projections.up() : projections.gate();
+                int8(half).values().read(weights.projectionRow(row), into, at);
+            } else {
+                int8(projections.down()).values().read(row, into, at);
+            }
+        }
+
+        private static Matrix.Int8 int8(Matrix matrix) {
+            return Objects.requireNonNull(matrix.int8());
         }
     }
 
@@ -129,20 +204,21 @@ final class StoredInt8 implements QuantizedWeights {
                 quantization().zeroPoints());
     }
 
-    private void copy(int expert, Int8Tensor w13, Int8Tensor w2) {
+    /** @param values whether to copy values, too, not only scales */
+    private void copy(int expert, Int8Tensor w13, Int8Tensor w2, boolean values) {
         Projections projections = weights.experts().get(expert);
         Matrix.Int8 gate = projections.gate().int8();
         Matrix.Int8 up = projections.up().int8();
         Matrix.Int8 down = projections.down().int8();
         int step = weights.isInterleaved() ? 2 : 1;
         if (gate != null) {
-            copy(gate, w13, expert, 0, step);
+            copy(gate, w13, expert, 0, step, values);
         }
         if (up != null && projections.isGated()) {
-            copy(up, w13, expert, step == 2 ? 1 : up.rows(), step);
+            copy(up, w13, expert, step == 2 ? 1 : up.rows(), step, values);
         }
         if (down != null) {
-            copy(down, w2, expert, 0, 1);
+            copy(down, w2, expert, 0, 1, values);
         }
         if (gate == null || up == null || down == null) {
             quantize(projections, expert, w13, w2);
@@ -150,15 +226,27 @@ final class StoredInt8 implements QuantizedWeights {
     }
 
     /**
-     * All rows of a matrix, some at a time.
+     * All rows of a matrix.
      *
      * @param first the row of the tensor that the matrix's first is
      * @param step from a row to the next there
+     * @param values whether to copy values, too, not only scales
      */
-    private static void copy(Matrix.Int8 from, Int8Tensor into, int expert, int first, int step) {
+    private static void copy(Matrix.Int8 from, Int8Tensor into, int expert, int first, int step, boolean values) {
+        int cols = into.cols();
+        float[] scales = new float[Math.ceilDiv(cols, Math.min(from.colsPerScale(), into.colsPerScale()))];
+        for (int row = 0; row < from.rows(); row++) {
+            copyScales(from, row, into, expert, first + step * row, scales);
+        }
+        if (values) {
+            copyValues(from, into, expert, first, step);
+        }
+    }
+
+    /** Their values, some rows at a time. */
+    private static void copyValues(Matrix.Int8 from, Int8Tensor into, int expert, int first, int step) {
         int cols = into.cols();
         byte[] values = new byte[Math.multiplyExact(AT_ONCE, cols)];
-        float[] scales = new float[Math.ceilDiv(cols, Math.min(from.colsPerScale(), into.colsPerScale()))];
         for (int row = 0; row < from.rows(); row += AT_ONCE) {
             int count = Math.min(AT_ONCE, from.rows() - row);
             MemorySegment stored = from.values().stored(row, count);
@@ -167,9 +255,7 @@ final class StoredInt8 implements QuantizedWeights {
                 stored = MemorySegment.ofArray(values);
             }
             for (int i = 0; i < count; i++) {
-                int intoRow = first + step * (row + i);
-                into.setRow(expert, intoRow, stored, (long) i * cols);
-                copyScales(from, row + i, into, expert, intoRow, scales);
+                into.setRow(expert, first + step * (row + i), stored, (long) i * cols);
             }
         }
     }

@@ -59,6 +59,12 @@ record PackedWeights(
      */
     private record Block(byte[] lines, byte[] packed) {}
 
+    /** Packs a block of all; its expert is that one of the tensor. */
+    @FunctionalInterface
+    private interface BlockPacker {
+        void pack(Int8Tensor from, int expert, int block);
+    }
+
     private static final VarHandle LONG = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
 
     private static final long BYTES = 0x00ff_00ff_00ff_00ffL;
@@ -111,8 +117,7 @@ record PackedWeights(
         boolean inFloat = groups > 1 && colsPerGroup <= CpuGemm.FLOAT_COLUMNS && !forProducts;
         AtomicBoolean extreme = new AtomicBoolean();
         Queue<Block> spare = new ConcurrentLinkedQueue<>(); // one a thread, so that not each block has to be zeroed
-        IntStream.range(0, all).parallel().forEach(block -> {
-            int expert = block / blocks;
+        BlockPacker packer = (from, expert, block) -> {
             Block own = spare.poll();
             byte[] lines = own == null ? new byte[lineBytes] : own.lines;
             byte[] packed = own == null ? new byte[packedBytes] : own.packed;
@@ -127,23 +132,23 @@ record PackedWeights(
                     }
                     continue;
                 }
-                w.row(expert, source, lines, r * lineStride);
-                int its = w.scaleIndex(expert, source, 0);
+                from.row(expert, source, lines, r * lineStride);
+                int its = from.scaleIndex(expert, source, 0);
                 int at = block * groups * ROWS + r;
                 for (int g = 0; g < groups; g++) {
-                    scales[at + g * ROWS] = w.scales()[its + g];
+                    scales[at + g * ROWS] = from.scales()[its + g];
                 }
                 for (int g = 0; zeroPoints != null && g < groups; g++) {
-                    zeroPoints[at + g * ROWS] = Objects.requireNonNull(w.zeroPoints())[its + g];
+                    zeroPoints[at + g * ROWS] = Objects.requireNonNull(from.zeroPoints())[its + g];
                 }
                 for (int g = 0; shifts != null && g < groups; g++) {
                     int column = g * colsPerGroup;
                     int count = Math.min(colsPerGroup, cols - column);
-                    int from = r * lineStride + column;
-                    shifts[at + g * ROWS] = Int8Products.SHIFT * place(lines, from, count, packed, r, g * groupStride);
+                    int start = r * lineStride + column;
+                    shifts[at + g * ROWS] = Int8Products.SHIFT * place(lines, start, count, packed, r, g * groupStride);
                 }
                 if (bias != null && biases != null) {
-                    biases[block * ROWS + r] = bias[expert * w.rows() + source];
+                    biases[block * ROWS + r] = bias[block / blocks * w.rows() + source];
                 }
             }
             if (inFloat && hasExtreme(scales, block * groups * ROWS, groups * ROWS)) {
@@ -153,14 +158,21 @@ record PackedWeights(
                 int size = stride * ROWS;
                 MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, (long) block * size, size);
             }
-            for (int from = 0; shifts == null && from < cols; from += TILE) {
-                int count = Math.min(TILE, cols - from);
-                transpose(lines, from, lineStride, count, packed);
-                long to = ((long) block * cols + from) * ROWS;
+            for (int col = 0; shifts == null && col < cols; col += TILE) {
+                int count = Math.min(TILE, cols - col);
+                transpose(lines, col, lineStride, count, packed);
+                long to = ((long) block * cols + col) * ROWS;
                 MemorySegment.copy(packed, 0, values, ValueLayout.JAVA_BYTE, to, count * ROWS);
             }
             spare.add(new Block(lines, packed));
-        });
+        };
+        if (w.isUnread()) {
+            w.eachExpert((one, e) -> IntStream.range(0, blocks)
+                    .parallel()
+                    .forEach(block -> packer.pack(one, 0, e * blocks + block)));
+        } else {
+            IntStream.range(0, all).parallel().forEach(block -> packer.pack(w, block / blocks, block));
+        }
         return new PackedWeights(
                 w.experts(),
                 blocks,

@@ -27,6 +27,7 @@ public final class Int8Experts implements AutoCloseable {
     private final float @Nullable [] a1Scales;
     private final float @Nullable [] a2Scales;
     private final Arena arena;
+    private final Runnable unchanged;
 
     private Int8Experts(Builder b, Int8Quantization quantization) {
         this.config = b.config;
@@ -40,6 +41,7 @@ public final class Int8Experts implements AutoCloseable {
         this.a1Scales = each(b.a1Scales, b.w13.experts());
         this.a2Scales = each(b.a2Scales, b.w13.experts());
         this.arena = b.arena;
+        this.unchanged = b.unchanged;
     }
 
     private static float @Nullable [] each(float @Nullable [] scales, int experts) {
@@ -109,8 +111,8 @@ public final class Int8Experts implements AutoCloseable {
     public static final class Builder {
         private final FusedMoeConfig config;
         private final Int8Scheme scheme;
-        private final Int8Tensor w13;
-        private final Int8Tensor w2;
+        private Int8Tensor w13;
+        private Int8Tensor w2;
         private final Arena arena;
         private boolean roundToNearest;
         private RouterWeights router = RouterWeights.NONE;
@@ -119,6 +121,7 @@ public final class Int8Experts implements AutoCloseable {
         private float @Nullable [] w2Bias;
         private float @Nullable [] a1Scales;
         private float @Nullable [] a2Scales;
+        private Runnable unchanged = () -> {};
 
         private Builder(FusedMoeConfig config, Int8Scheme scheme, Int8Tensor w13, Int8Tensor w2, Arena arena) {
             this.config = config;
@@ -178,6 +181,20 @@ public final class Int8Experts implements AutoCloseable {
         public Builder activationScales(float @Nullable [] a1, float @Nullable [] a2) {
             this.a1Scales = a1;
             this.a2Scales = a2;
+            return this;
+        }
+
+        /**
+         * Says that values are read from files when they are needed.
+         *
+         * @param w13 reads the values of w13, which are zeros so far
+         * @param w2 likewise
+         * @param unchanged throws if the files were changed: {@link #requireUnchanged}
+         */
+        public Builder unread(UnreadValues.Source w13, UnreadValues.Source w2, Runnable unchanged) {
+            this.w13 = this.w13.unread(w13);
+            this.w2 = this.w2.unread(w2);
+            this.unchanged = unchanged;
             return this;
         }
 
@@ -435,7 +452,7 @@ public final class Int8Experts implements AutoCloseable {
 
     private static long bytes(Int8Tensor tensor) {
         byte[] zeroPoints = tensor.zeroPoints();
-        return tensor.values().byteSize() + 4L * tensor.scales().length + (zeroPoints == null ? 0 : zeroPoints.length);
+        return Int8Tensor.bytes(tensor.experts(), tensor.rows(), tensor.cols()) + 4L * tensor.scales().length + (zeroPoints == null ? 0 : zeroPoints.length);
     }
 
     private static int length(float @Nullable [] values) {
@@ -461,6 +478,17 @@ public final class Int8Experts implements AutoCloseable {
         double error = Arrays.stream(sums).mapToDouble(sum -> sum[0]).sum();
         double square = Arrays.stream(sums).mapToDouble(sum -> sum[1]).sum();
         return square == 0 ? 0 : Math.sqrt(error / square);
+    }
+
+    /**
+     * Throws if values were read from files that were changed since they were opened: then what was read may be wrong.
+     * To be called when everything has been read from experts of {@link QuantizedWeights#open}; of others it does
+     * nothing.
+     *
+     * @throws RuntimeException that names the file
+     */
+    public void requireUnchanged() {
+        unchanged.run();
     }
 
     /** Frees the weights. A second call does nothing. */

@@ -5,6 +5,10 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.Objects;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.function.ObjIntConsumer;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -22,6 +26,8 @@ import org.jspecify.annotations.Nullable;
  * @param scales [experts, {@link #scaleRows}, {@link #scaleCols}], row-major; the array itself, not a copy
  * @param zeroPoints as many as scales; null if all are 0. Unsigned values q and zero points z are stored as q − 128 and
  *     z − 128.
+ * @param unread where the values still are; null if they are in {@code values}. {@link #values} reads all of them
+ *     first; {@link #row} and {@link #eachExpert} read what they are asked for
  */
 public record Int8Tensor(
         int experts,
@@ -31,7 +37,8 @@ public record Int8Tensor(
         int colsPerScale,
         MemorySegment values,
         float[] scales,
-        byte @Nullable [] zeroPoints) {
+        byte @Nullable [] zeroPoints,
+        @Nullable UnreadValues unread) {
     /**
      * Checks that the sizes fit one another.
      *
@@ -57,6 +64,19 @@ public record Int8Tensor(
             throw new IllegalArgumentException("zeroPoints: expected " + count + " values for "
                     + shape(experts, rows, cols) + ", got " + zeroPoints.length);
         }
+    }
+
+    /** Values that are there. */
+    public Int8Tensor(
+            int experts,
+            int rows,
+            int cols,
+            int rowsPerScale,
+            int colsPerScale,
+            MemorySegment values,
+            float[] scales,
+            byte @Nullable [] zeroPoints) {
+        this(experts, rows, cols, rowsPerScale, colsPerScale, values, scales, zeroPoints, null);
     }
 
     /** One scale per row, no zero points. */
@@ -124,6 +144,51 @@ public record Int8Tensor(
         }
     }
 
+    /** This tensor, whose values are still zeros, with values that are read when they are asked for. */
+    Int8Tensor unread(UnreadValues.Source source) {
+        UnreadValues unread = new UnreadValues(source, 0);
+        return new Int8Tensor(
+                experts, rows, cols, rowsPerScale, colsPerScale, values, scales, zeroPoints, unread);
+    }
+
+    /** All values; those that are still unread are read first, on all cores. */
+    @Override
+    public MemorySegment values() {
+        if (unread != null) {
+            unread.readAll(this);
+        }
+        return values;
+    }
+
+    /** Whether values are read from where they are stored, so that {@link #eachExpert} needs less memory. */
+    public boolean isUnread() {
+        return unread != null && !unread.isRead();
+    }
+
+    /**
+     * Takes every expert, on all cores. What is unread is read into memory that many experts use in turn, and stays
+     * unread.
+     *
+     * @param consumer takes an expert's number and a tensor of this one expert, which lasts until it returns
+     */
+    public void eachExpert(ObjIntConsumer<Int8Tensor> consumer) {
+        Queue<MemorySegment> spare = new ConcurrentLinkedQueue<>();
+        try (Arena arena = Arena.ofShared()) {
+            IntStream.range(0, experts).parallel().forEach(e -> {
+                if (unread == null || unread.isRead()) {
+                    consumer.accept(experts(e, 1), e);
+                    return;
+                }
+                MemorySegment free = spare.poll();
+                MemorySegment own = free == null ? SystemMemory.allocate(arena, bytes(1, rows, cols), 64) : free;
+                Int8Tensor one = view(own, e, 1, null);
+                unread.read(e, one);
+                consumer.accept(one, e);
+                spare.add(own);
+            });
+        }
+    }
+
     /** Rows of an expert's scales. */
     public int scaleRows() {
         return Math.ceilDiv(rows, rowsPerScale);
@@ -140,17 +205,33 @@ public record Int8Tensor(
         if (count == experts) {
             return this;
         }
-        int grid = scaleRows() * scaleCols();
         long bytes = (long) rows * rowBytes();
+        return view(
+                values.asSlice(first * bytes, count * bytes),
+                first,
+                count,
+                isUnread() ? Objects.requireNonNull(unread).from(first) : null);
+    }
+
+    /** One expert's own memory, to read its values into. */
+    Int8Tensor ofOne(int expert) {
+        long bytes = (long) rows * rowBytes();
+        return view(values.asSlice(expert * bytes, bytes), expert, 1, null);
+    }
+
+    /** Some of the experts with their scales. */
+    private Int8Tensor view(MemorySegment values, int first, int count, @Nullable UnreadValues unread) {
+        int grid = scaleRows() * scaleCols();
         return new Int8Tensor(
                 count,
                 rows,
                 cols,
                 rowsPerScale,
                 colsPerScale,
-                values.asSlice(first * bytes, count * bytes),
+                values,
                 Arrays.copyOfRange(scales, first * grid, (first + count) * grid),
-                zeroPoints == null ? null : Arrays.copyOfRange(zeroPoints, first * grid, (first + count) * grid));
+                zeroPoints == null ? null : Arrays.copyOfRange(zeroPoints, first * grid, (first + count) * grid),
+                unread);
     }
 
     /** Whether every row has exactly one scale of its own. */
@@ -184,7 +265,7 @@ public record Int8Tensor(
 
     /** One value. */
     public byte get(int expert, int row, int col) {
-        return values.get(ValueLayout.JAVA_BYTE, offset(expert, row) + Objects.checkIndex(col, cols));
+        return values().get(ValueLayout.JAVA_BYTE, offset(expert, row) + Objects.checkIndex(col, cols));
     }
 
     /** The scale of a row that has its own scale. */
@@ -219,7 +300,14 @@ public record Int8Tensor(
 
     /** Reads a row's {@code cols} values into {@code into[at]} and following. */
     public void row(int expert, int row, byte[] into, int at) {
-        MemorySegment.copy(values, ValueLayout.JAVA_BYTE, offset(expert, row), into, at, cols);
+        long offset = offset(expert, row);
+        if (unread == null || unread.isRead()) {
+            MemorySegment.copy(values, ValueLayout.JAVA_BYTE, offset, into, at, cols);
+        } else if (values.scope().isAlive()) {
+            unread.row(expert, row, into, at);
+        } else {
+            throw new IllegalStateException("Already closed");
+        }
     }
 
     /**

@@ -32,21 +32,34 @@ public interface QuantizedWeights extends ExpertWeights {
     Int8Experts load(Int8Scheme scheme, Progress progress);
 
     /**
-     * A layer's weights in int8: as stored if they already have the quantisation, otherwise quantised. Throws what
-     * {@link Int8Quantizer#quantize(ExpertWeights, Int8Quantization, Progress)} and {@link #load} throw.
+     * Like {@link #load}, but values may be read later, when they are needed, from files that must be open until then;
+     * {@link Int8Experts#requireUnchanged} tells afterwards whether they were right. So a layer that puts weights in
+     * another order needs no copy of all of them besides.
      *
-     * @param progress is notified in rows, and then of the error
-     * @param quantization the quantisation; if it has its scheme's default block or group, the stored blocks or groups
-     *     are accepted too
+     * @param progress is notified when they are read, also later
      */
-    static Int8Experts int8(ExpertWeights weights, Int8Quantization quantization, Progress progress) {
+    default Int8Experts open(Int8Scheme scheme, Progress progress) {
+        return load(scheme, progress);
+    }
+
+    /** {@link #int8}, with weights that are as stored {@link #open opened}; the error is told at once. */
+    static Int8Experts opened(ExpertWeights weights, Int8Quantization quantization, Progress progress) {
+        return isAsStored(weights, quantization)
+                ? told(weights, ((QuantizedWeights) weights).open(quantization.scheme(), progress), true, progress)
+                : int8(weights, quantization, progress);
+    }
+
+    /** Whether weights are stored in that quantisation. */
+    private static boolean isAsStored(ExpertWeights weights, Int8Quantization quantization) {
         Int8Scheme scheme = quantization.scheme();
-        boolean asStored = weights instanceof QuantizedWeights stored
+        return weights instanceof QuantizedWeights stored
                 && stored.serves(scheme)
                 && (quantization.equals(Int8Quantization.of(scheme)) || quantization.equals(stored.quantization()));
-        Int8Experts experts = asStored
-                ? ((QuantizedWeights) weights).load(scheme, progress)
-                : Int8Quantizer.quantize(weights, quantization, progress);
+    }
+
+    /** Tells of the error. */
+    private static Int8Experts told(
+            ExpertWeights weights, Int8Experts experts, boolean asStored, Progress progress) {
         try {
             if (progress.wantsError()) {
                 boolean exact = asStored && ((QuantizedWeights) weights).isExact();
@@ -57,6 +70,22 @@ public interface QuantizedWeights extends ExpertWeights {
             experts.close();
             throw e;
         }
+    }
+
+    /**
+     * A layer's weights in int8: as stored if they already have the quantisation, otherwise quantised. Throws what
+     * {@link Int8Quantizer#quantize(ExpertWeights, Int8Quantization, Progress)} and {@link #load} throw.
+     *
+     * @param progress is notified in rows, and then of the error
+     * @param quantization the quantisation; if it has its scheme's default block or group, the stored blocks or groups
+     *     are accepted too
+     */
+    static Int8Experts int8(ExpertWeights weights, Int8Quantization quantization, Progress progress) {
+        boolean asStored = isAsStored(weights, quantization);
+        Int8Experts experts = asStored
+                ? ((QuantizedWeights) weights).load(quantization.scheme(), progress)
+                : Int8Quantizer.quantize(weights, quantization, progress);
+        return told(weights, experts, asStored, progress);
     }
 
     /** The same with the scheme's default block or group. */

@@ -5,7 +5,6 @@ import java.lang.foreign.ValueLayout;
 import java.util.stream.IntStream;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.quant.Int8Tensor;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order in which AMD's matrix cores take them: after {@link #weightPad} ints {@code [E][tiles of 16
@@ -44,23 +43,22 @@ public record AmdWeights(boolean halves) implements RowTiles {
     }
 
     @Override
-    public void pack(Int8Tensor from, int gate, IntArray into) {
+    public void pack(Int8Tensor from, int gate, MemorySegment into) {
         int rows = from.rows();
         int tiles = RowTiles.tiles(rows);
         int chunks = RowTiles.chunks(from.cols());
         long rowBytes = from.rowBytes();
-        MemorySegment packed = into.getSegment().asSlice(4L * weightPad());
         IntStream.range(0, Math.multiplyExact(from.experts(), tiles)).parallel().forEach(t -> {
             int first = t % tiles * ROWS;
             long source = ((long) (t / tiles) * rows + first) * rowBytes;
             long target = (long) t * chunks * ROWS * CHUNK;
-            packed.asSlice(target, (long) chunks * ROWS * CHUNK).fill((byte) (halves ? 0x80 : 0));
+            into.asSlice(target, (long) chunks * ROWS * CHUNK).fill((byte) (halves ? 0x80 : 0));
             for (int row = 0; row < Math.min(ROWS, rows - first); row++) {
                 // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
                 for (long k = 0; k < rowBytes; k += 4) {
                     int four = from.values().get(ValueLayout.JAVA_INT_UNALIGNED, source + row * rowBytes + k);
                     long place = placeOf(k);
-                    packed.set(
+                    into.set(
                             ValueLayout.JAVA_INT_UNALIGNED,
                             target + (place / PIECE * ROWS + row) * PIECE + place % PIECE,
                             halves ? four ^ 0x80808080 : four);

@@ -1,12 +1,10 @@
 package org.tornadomoe.tornado.layout;
 
-import java.lang.foreign.MemorySegment;
 import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.device.Quirks;
 import org.tornadomoe.tornado.kernels.ActivationKernels;
 import uk.ac.manchester.tornado.api.types.arrays.FloatArray;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * What the orders of weights for kernels in CUDA C have in common: {@code [E][tiles of groups][chunks of
@@ -23,14 +21,6 @@ public interface CudaWeights extends WeightLayout {
      */
     static int groups(int rows, int layout) {
         return layout == ActivationKernels.NO_GATE ? Math.ceilDiv(rows, 32) * 4 : Math.ceilDiv(rows / 2, 16) * 4;
-    }
-
-    /** Puts weights in that order behind {@link #weightPad}, on all cores. */
-    void pack(Int8Tensor from, int gate, MemorySegment into);
-
-    @Override
-    default void pack(Int8Tensor from, int gate, IntArray into) {
-        pack(from, gate, into.getSegment().asSlice(4L * weightPad()));
     }
 
     /** Without it, the GEMMs took up to 1.7 times as long. */

@@ -7,7 +7,6 @@ import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.kernels.FragmentGemmKernels;
 import org.tornadomoe.tornado.kernels.SplitKernels;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order of {@link FragmentGemmKernels}: {@code [E][strips of 64 rows][chunks of 64 k][2 steps of 32 k][8
@@ -41,7 +40,7 @@ public record FragmentWeights(boolean floats) implements WeightLayout {
     }
 
     @Override
-    public void pack(Int8Tensor from, int gate, IntArray into) {
+    public void pack(Int8Tensor from, int gate, MemorySegment into) {
         int rows = from.rows();
         int strips = strips(rows);
         int chunks = chunks(from.cols());
@@ -76,7 +75,7 @@ public record FragmentWeights(boolean floats) implements WeightLayout {
                         MemorySegment.copy(
                                 packed,
                                 0,
-                                into.getSegment(),
+                                into,
                                 ValueLayout.JAVA_INT,
                                 4L * ((long) s * chunks + chunk) * CHUNK_INTS,
                                 CHUNK_INTS);

@@ -5,7 +5,6 @@ import java.lang.foreign.ValueLayout;
 import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
 import org.tornadomoe.tornado.kernels.PanelGemmKernels;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order of {@link PanelGemmKernels}: after {@link #weightPad} ints
@@ -28,24 +27,23 @@ public final class PanelWeights implements WeightLayout {
 
     /** Rows that pad the last panel are written zeros. */
     @Override
-    public void pack(Int8Tensor from, int gate, IntArray into) {
+    public void pack(Int8Tensor from, int gate, MemorySegment into) {
         int rows = from.rows();
         int panels = Math.ceilDiv(rows, PANEL);
         int kInts = Math.ceilDiv(from.cols(), 4);
         long rowBytes = from.rowBytes();
-        MemorySegment packed = into.getSegment();
         IntStream.range(0, Math.multiplyExact(from.experts(), panels))
                 .parallel()
                 .forEach(p -> {
                     long first = (long) (p / panels) * rows + (long) (p % panels) * PANEL;
                     int here = Math.min(PANEL, rows - p % panels * PANEL);
                     for (int k = 0; k < kInts; k++) {
-                        long target = weightPad() + ((long) p * kInts + k) * PANEL;
+                        long target = ((long) p * kInts + k) * PANEL;
                         for (int row = 0; row < PANEL; row++) {
                             // A row's bytes past its columns are zero, up to the 16 that it is rounded to.
                             long source = (first + row) * rowBytes + 4L * k;
                             int word = row < here ? from.values().get(ValueLayout.JAVA_INT, source) : 0;
-                            packed.setAtIndex(ValueLayout.JAVA_INT, target + row, word);
+                            into.setAtIndex(ValueLayout.JAVA_INT, target + row, word);
                         }
                     }
                 });

@@ -4,7 +4,6 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order {@code [E, ⌈cols / 4⌉, rows]} ints, so that neighbouring work-items, which have neighbouring
@@ -26,11 +25,10 @@ public final class RowWeights implements WeightLayout {
      * cache.
      */
     @Override
-    public void pack(Int8Tensor from, int gate, IntArray into) {
+    public void pack(Int8Tensor from, int gate, MemorySegment into) {
         int rows = from.rows();
         int kInts = rowInts(from.cols());
         MemorySegment values = from.values();
-        MemorySegment packed = into.getSegment();
         long rowBytes = from.rowBytes();
         int stripsPerExpert = Math.ceilDiv(rows, HIGH);
         IntStream.range(0, Math.multiplyExact(from.experts(), stripsPerExpert))
@@ -55,7 +53,7 @@ public final class RowWeights implements WeightLayout {
                                 column[r] = block[r * WIDE + k];
                             }
                             long at = target + 4L * (k0 + k) * rows;
-                            MemorySegment.copy(column, 0, packed, ValueLayout.JAVA_INT, at, count);
+                            MemorySegment.copy(column, 0, into, ValueLayout.JAVA_INT, at, count);
                         }
                     }
                 });

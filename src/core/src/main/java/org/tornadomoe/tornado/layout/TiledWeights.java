@@ -5,7 +5,6 @@ import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.stream.IntStream;
 import org.tornadomoe.quant.Int8Tensor;
-import uk.ac.manchester.tornado.api.types.arrays.IntArray;
 
 /**
  * Weights in the order in which tensor cores take them: a warp reads a tile of 16 rows and 32 of k with one load of 16
@@ -27,7 +26,7 @@ public final class TiledWeights implements RowTiles {
     private static final int[] WORDS = words();
 
     @Override
-    public void pack(Int8Tensor from, int gate, IntArray into) {
+    public void pack(Int8Tensor from, int gate, MemorySegment into) {
         int tiles = RowTiles.tiles(from.rows());
         int chunks = RowTiles.chunks(from.cols());
         int rowInts = from.rowBytes() / 4;
@@ -53,7 +52,7 @@ public final class TiledWeights implements RowTiles {
                     packed[i] = lines[WORDS[i]];
                 }
                 long target = ((long) t * chunks + chunk) * ROWS * CHUNK;
-                MemorySegment.copy(packed, 0, into.getSegment(), ValueLayout.JAVA_INT, target, words);
+                MemorySegment.copy(packed, 0, into, ValueLayout.JAVA_INT, target, words);
             }
         });
     }

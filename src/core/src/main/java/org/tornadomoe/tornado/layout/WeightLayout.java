@@ -63,8 +63,26 @@ public interface WeightLayout {
         return false;
     }
 
-    /** Puts weights in that order, on all cores. */
-    void pack(Int8Tensor from, int gate, IntArray into);
+    /**
+     * Puts weights in that order, on all cores.
+     *
+     * @param into the ints behind {@link #weightPad}, zeros so far
+     */
+    void pack(Int8Tensor from, int gate, MemorySegment into);
+
+    /**
+     * Puts weights in that order, on all cores; of weights that are still unread an expert at a time, so that they need
+     * no memory of their own besides.
+     */
+    default void pack(Int8Tensor from, int gate, IntArray into) {
+        MemorySegment packed = into.getSegment().asSlice(4L * weightPad());
+        if (!from.isUnread()) {
+            pack(from, gate, packed);
+            return;
+        }
+        long bytes = 4 * ints(1, from.rows(), from.cols(), gate);
+        from.eachExpert((one, expert) -> pack(one, gate, packed.asSlice(expert * bytes, bytes)));
+    }
 
     /**
      * Puts scales and zero points in the order {@code [E, groups of columns, scale rows]}, on all cores; where they
