@@ -167,9 +167,8 @@ record PackedWeights(
             spare.add(new Block(lines, packed));
         };
         if (w.isUnread()) {
-            w.eachExpert((one, e) -> IntStream.range(0, blocks)
-                    .parallel()
-                    .forEach(block -> packer.pack(one, 0, e * blocks + block)));
+            w.eachExpert((one, e) ->
+                    IntStream.range(0, blocks).parallel().forEach(block -> packer.pack(one, 0, e * blocks + block)));
         } else {
             IntStream.range(0, all).parallel().forEach(block -> packer.pack(w, block / blocks, block));
         }

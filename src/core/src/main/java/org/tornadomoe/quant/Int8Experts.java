@@ -452,7 +452,9 @@ public final class Int8Experts implements AutoCloseable {
 
     private static long bytes(Int8Tensor tensor) {
         byte[] zeroPoints = tensor.zeroPoints();
-        return Int8Tensor.bytes(tensor.experts(), tensor.rows(), tensor.cols()) + 4L * tensor.scales().length + (zeroPoints == null ? 0 : zeroPoints.length);
+        return Int8Tensor.bytes(tensor.experts(), tensor.rows(), tensor.cols())
+                + 4L * tensor.scales().length
+                + (zeroPoints == null ? 0 : zeroPoints.length);
     }
 
     private static int length(float @Nullable [] values) {

@@ -145,16 +145,15 @@ public record Int8Tensor(
     }
 
     /** This tensor, whose values are still zeros, with values that are read when they are asked for. */
-    Int8Tensor unread(UnreadValues.Source source) {
+    public Int8Tensor unread(UnreadValues.Source source) {
         UnreadValues unread = new UnreadValues(source, 0);
-        return new Int8Tensor(
-                experts, rows, cols, rowsPerScale, colsPerScale, values, scales, zeroPoints, unread);
+        return new Int8Tensor(experts, rows, cols, rowsPerScale, colsPerScale, values, scales, zeroPoints, unread);
     }
 
     /** All values; those that are still unread are read first, on all cores. */
     @Override
     public MemorySegment values() {
-        if (unread != null) {
+        if (unread != null && !unread.isRead()) {
             unread.readAll(this);
         }
         return values;

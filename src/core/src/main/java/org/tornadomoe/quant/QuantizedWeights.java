@@ -58,8 +58,7 @@ public interface QuantizedWeights extends ExpertWeights {
     }
 
     /** Tells of the error. */
-    private static Int8Experts told(
-            ExpertWeights weights, Int8Experts experts, boolean asStored, Progress progress) {
+    private static Int8Experts told(ExpertWeights weights, Int8Experts experts, boolean asStored, Progress progress) {
         try {
             if (progress.wantsError()) {
                 boolean exact = asStored && ((QuantizedWeights) weights).isExact();

@@ -16,7 +16,10 @@ import org.tornadomoe.checkpoint.file.Safetensors;
 import org.tornadomoe.checkpoint.file.Tensor;
 import org.tornadomoe.config.Int8Quantization;
 import org.tornadomoe.config.Int8Scheme;
+import org.tornadomoe.quant.ExpertWeights;
+import org.tornadomoe.quant.Int8Experts;
 import org.tornadomoe.quant.Progress;
+import org.tornadomoe.quant.QuantizedWeights;
 import org.tornadomoe.reference.Numerics;
 import org.tornadomoe.reference.Reference;
 
@@ -59,6 +62,23 @@ class StoredGoldensTest {
             double[] expected = Numerics.widen(golden.tensor("output").toFloats());
             boolean truncates = directory.endsWith("int8-blocks"); // activations in groups, as vLLM does
             assertThat(Numerics.relativeL2(output, expected)).isLessThan(truncates ? 5e-2 : 2.5e-2);
+        }
+    }
+
+    /** A layer that reads its weights while it packs them gives the bits of one whose weights were loaded first. */
+    @ParameterizedTest
+    @MethodSource("stored")
+    void computesTheBitsOfLoadedWeights(Path directory) {
+        MoeOptions options = MoeOptions.DEFAULT.withBackend("cpu");
+        try (Safetensors golden = Safetensors.open(directory.resolve("golden.safetensors"));
+                MoeCheckpoint opened = MoeCheckpoint.open(directory)) {
+            ExpertWeights weights = opened.layer(0);
+            try (Int8Experts loaded = QuantizedWeights.int8(weights, weights.quantization(), Progress.NONE);
+                    MoeLayer ofLoaded = MoeLayer.of(loaded, options);
+                    MoeLayer layer = MoeLayer.of(weights, options)) {
+                float[] hidden = golden.tensor("hidden_states").toFloats();
+                assertThat(layer.forward(hidden)).isEqualTo(ofLoaded.forward(hidden));
+            }
         }
     }
 

@@ -20,6 +20,8 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.tornadomoe.MoeLayer;
+import org.tornadomoe.MoeOptions;
 import org.tornadomoe.checkpoint.CheckpointQuantizer;
 import org.tornadomoe.checkpoint.GgufQuantizer;
 import org.tornadomoe.checkpoint.MoeCheckpoint;
@@ -191,6 +193,44 @@ class ChangedFilesTest {
             } catch (IOException e) {
                 throw new UncheckedIOException(e);
             }
+        }
+    }
+
+    /** A layer reads while it packs. */
+    @ParameterizedTest
+    @EnumSource
+    void aFileThatIsChangedWhileALayerIsMadeOfIt(Stored stored) throws IOException {
+        for (String backend : new String[] {"cpu", "reference"}) {
+            for (long left : new long[] {5000, 100, 0}) {
+                Path[] paths = stored.in(directory);
+                long cut = left == 0 ? 0 : left == 100 ? 100 : paths[1].toFile().length() - left;
+                AtomicBoolean first = new AtomicBoolean(true);
+                Progress progress = (done, of) -> {
+                    if (first.getAndSet(false)) {
+                        cut(paths[1], cut);
+                        touch(paths[1]);
+                    }
+                };
+                try (MoeCheckpoint checkpoint = MoeCheckpoint.open(paths[0])) {
+                    ExpertWeights weights = checkpoint.layer(0);
+                    MoeOptions options = MoeOptions.DEFAULT
+                            .withBackend(backend)
+                            .withScheme(stored.scheme())
+                            .withProgress(progress);
+                    assertThatExceptionOfType(CheckpointException.class)
+                            .isThrownBy(() -> MoeLayer.of(weights, options).close())
+                            .withMessageStartingWith(paths[1] + ": ");
+                }
+                deleteOutput();
+            }
+        }
+    }
+
+    private static void touch(Path file) {
+        try {
+            Files.setLastModifiedTime(file, FileTime.from(Instant.EPOCH));
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
         }
     }
 
