@@ -107,11 +107,11 @@ public record MmaWeights(boolean halves) implements CudaWeights {
             long c = row[first + two + 4];
             long d = row[first + two + 6];
             int even = at + (4 * two ^ exchanged);
-            into[even] = a & LOW | b << 32;
-            into[even + 1] = c & LOW | d << 32;
+            into[even] = (a & LOW) | (b << 32);
+            into[even + 1] = (c & LOW) | (d << 32);
             int odd = at + (4 * two + 2 ^ exchanged);
-            into[odd] = a >>> 32 | b & ~LOW;
-            into[odd + 1] = c >>> 32 | d & ~LOW;
+            into[odd] = (a >>> 32) | (b & ~LOW);
+            into[odd + 1] = (c >>> 32) | (d & ~LOW);
         }
     }
 
