@@ -15,6 +15,9 @@ record ExpertNames(String gate, String up, String down) {
             new ExpertNames("", "fc1", "fc2"),
             new ExpertNames("", "wi", "wo"));
 
+    /** A module of both, with the up projection before the gate (Hunyuan). */
+    static final String UP_AND_GATE = "gate_and_up_proj";
+
     List<String> under(String expert) {
         return List.of(expert + gate, expert + up, expert + down);
     }

@@ -108,7 +108,8 @@ final class ExpertReader {
     }
 
     private static boolean isProjection(String name) {
-        return name.matches("((gate|up|down|gate_up)_proj|w[123]|linear_gate|(input|output)_linear)(\\..*)?");
+        return name.matches(
+                "((gate|up|down|gate_up|gate_and_up)_proj|w[123]|linear_gate|(input|output)_linear)(\\..*)?");
     }
 
     /** One module, or a tensor of gate and up, or a tensor of several experts for each projection. */
@@ -122,13 +123,15 @@ final class ExpertReader {
         List<String> modules = ExpertNames.KNOWN.getFirst().under(prefix);
         for (ExpertNames both : List.of(
                 new ExpertNames("gate_up_proj", "", "down_proj"),
+                new ExpertNames(ExpertNames.UP_AND_GATE, "", "down_proj"),
                 new ExpertNames("input_linear", "", "output_linear"))) {
             if (layer.hasAny(prefix + both.gate() + ".")) {
                 Matrix all = layer.matrix(prefix + both.gate(), 2 * wide, h);
+                int gate = both.gate().equals(ExpertNames.UP_AND_GATE) ? wide : 0;
                 return new Projections(
                         List.of(),
-                        new MatrixView.Window(all, wide, h, 0, 0),
-                        new MatrixView.Window(all, wide, h, wide, 0),
+                        new MatrixView.Window(all, wide, h, gate, 0),
+                        new MatrixView.Window(all, wide, h, wide - gate, 0),
                         layer.matrix(prefix + both.down(), h, wide),
                         null,
                         null,

@@ -34,10 +34,11 @@ final class FusedExperts {
 
     /** An expert's gate and up in one module. */
     private static final List<Both> BOTH = List.of(
-            new Both("experts.%d.gate_up_proj", "experts.%d.down_proj"),
-            new Both("experts.gate_up_projs.%d", "experts.down_projs.%d"),
-            new Both("experts.w1.%d", "experts.w2.%d"),
-            new Both("experts.%d.w1", "experts.%d.w2"));
+            new Both("experts.%d.gate_up_proj", "experts.%d.down_proj", false),
+            new Both("experts.%d." + ExpertNames.UP_AND_GATE, "experts.%d.down_proj", true),
+            new Both("experts.gate_up_projs.%d", "experts.down_projs.%d", false),
+            new Both("experts.w1.%d", "experts.w2.%d", false),
+            new Both("experts.%d.w1", "experts.%d.w2", false));
 
     /** What the tensors of gpt-oss's experts in MXFP4 end with, two values a byte; their scales end with scales. */
     private static final List<String> BLOCKS_OF_4_BITS = List.of("_blocks", ".blocks");
@@ -49,8 +50,8 @@ final class FusedExperts {
         }
     }
 
-    /** Names of an expert's two modules, under the block, with its number in them. */
-    private record Both(String gateUp, String down) {}
+    /** Names of an expert's two modules, under the block, with its number in them; and which half comes first. */
+    private record Both(String gateUp, String down, boolean upFirst) {}
 
     private final BlockReader layer;
     private final BlockTensors tensors;
@@ -119,17 +120,18 @@ final class FusedExperts {
             }
             Matrix all = layer.matrix(gateUp, 2 * i, inner);
             float[] bias = layer.bias(gateUp + ".bias", 2L * i);
+            int gate = names.upFirst ? 1 : 0;
             experts.add(new Projections(
                     ExpertNames.KNOWN.getFirst().under(block + "experts." + e + "."),
                     shape.interleaved()
-                            ? new MatrixView.EveryRow(all, i, 0, 2)
-                            : new MatrixView.Window(all, i, inner, 0, 0),
+                            ? new MatrixView.EveryRow(all, i, gate, 2)
+                            : new MatrixView.Window(all, i, inner, gate * i, 0),
                     shape.interleaved()
-                            ? new MatrixView.EveryRow(all, i, 1, 2)
-                            : new MatrixView.Window(all, i, inner, i, 0),
+                            ? new MatrixView.EveryRow(all, i, 1 - gate, 2)
+                            : new MatrixView.Window(all, i, inner, (1 - gate) * i, 0),
                     layer.matrix(down, inner, i),
-                    bias == null ? null : half(bias, 0, 0),
-                    bias == null ? null : half(bias, 0, 1),
+                    bias == null ? null : half(bias, 0, gate),
+                    bias == null ? null : half(bias, 0, 1 - gate),
                     layer.bias(down + ".bias", shape.hidden())));
         }
         return experts;

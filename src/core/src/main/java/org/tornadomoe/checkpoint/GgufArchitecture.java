@@ -58,6 +58,8 @@ record GgufArchitecture(String modelType, int gating, boolean renormalize, boole
     /** Architectures whose experts compute as another family's do, by whose name they are read and not written. */
     private static final Map<String, GgufArchitecture> LIKE_OTHERS = Map.ofEntries(
             Map.entry("dbrx", new GgufArchitecture("mixtral", SOFTMAX, true, false, false)),
+            Map.entry("minicpm", new GgufArchitecture("minicpm", SOFTMAX, true, false, false)),
+            Map.entry("mistral3", new GgufArchitecture("mixtral", SOFTMAX, true, false, false)),
             Map.entry("rnd1", new GgufArchitecture("qwen3_moe", SOFTMAX, true, false, false)),
             Map.entry("llada-moe", new GgufArchitecture("olmoe", SOFTMAX, false, false, false)),
             Map.entry("deepseek", new GgufArchitecture("bailing_moe", SOFTMAX, false, false, false)),

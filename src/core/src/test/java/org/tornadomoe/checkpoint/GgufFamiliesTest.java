@@ -124,6 +124,8 @@ class GgufFamiliesTest {
         assertComputes("granitemoe", block(0), "granitemoe", 2, Plain.of(TOP_K_THEN_SOFTMAX), w -> {});
         assertComputes("granitemoe", block(0), "granitehybrid", 2, Plain.of(TOP_K_THEN_SOFTMAX), w -> {});
         assertComputes("mixtral", block(0), "dbrx", 2, Plain.of(RENORMALIZED), w -> {});
+        assertComputes("minicpm", block(0), "minicpm", 2, Plain.of(RENORMALIZED), w -> {});
+        assertComputes("mixtral", block(0), "mistral3", 2, Plain.of(RENORMALIZED), w -> {});
         assertComputes("qwen3_moe", block(0), "rnd1", 2, Plain.of(RENORMALIZED), w -> {});
         assertComputes("olmoe", block(0), "llada-moe", 2, Plain.of(SOFTMAX), w -> {});
         assertRefused(block(0), "llada-moe", w -> w.bool("llada-moe.expert_weights_norm", true), "expected false");

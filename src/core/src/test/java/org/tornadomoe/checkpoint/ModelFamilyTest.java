@@ -422,6 +422,7 @@ class ModelFamilyTest {
                 "yuan | 'moe_config': {'moe_top_k': 2} | has no 'moe_num_experts'",
                 "yuan | 'moe_config': {'per_layer_experts_blocks': [], 'moe_top_k': 2}, 'num_hidden_layers': 2 |"
                         + " 'moe_num_experts': expected a value for each of 2 layers",
+                "hunyuan_image_3_moe | 'moe_topk': 1 | 'moe_topk': expected at least 2",
                 "hunyuan_v1_moe | 'moe_topk': [] | 'moe_topk': expected a value for each of 32 layers",
                 "phimoe | 'router_jitter_noise': 0.1 | 'router_jitter_noise': expected 0.01, got 0.1",
                 "mixtral | 'num_experts': 4, 'num_local_experts': 8 | 'num_local_experts': expected as many as"

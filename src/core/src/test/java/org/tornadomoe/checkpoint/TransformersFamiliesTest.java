@@ -35,6 +35,7 @@ class TransformersFamiliesTest {
             "gemma4_text",
             "grok_2",
             "grove_moe",
+            "hunyuan_image_3",
             "inkling2",
             "inkling_text",
             "minimax_m3_vl_text",

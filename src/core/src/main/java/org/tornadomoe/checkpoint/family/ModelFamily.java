@@ -115,6 +115,20 @@ public enum ModelFamily {
                             ? RouterConfig.of(ScoringFunction.SOFTMAX, false)
                             : router)
                     .fields("capacity_factor moe_layer_freq=1")),
+    /** HunyuanImage 3, which writes and draws with the same experts. Its code weighs one expert a token in two ways. */
+    HUNYUAN_IMAGE_3(
+            "hunyuan_image_3_moe",
+            hunyuan()
+                    .width("moe_intermediate_size")
+                    .perLayer("moe_intermediate_size")
+                    .routing((_, json, router) -> {
+                        if (json.positive("moe_topk", 1) == 1) {
+                            throw json.wrong("moe_topk", "at least 2: implementations weigh one expert differently");
+                        }
+                        return router;
+                    })
+                    .fields("capacity_factor group_limited_greedy=false n_group topk_group routed_scaling_factor"
+                            + " moe_impl")),
     ERNIE4_5_MOE(
             "ernie4_5_moe",
             ernie(sizes(28, 2560, 1536, 64, 6))
