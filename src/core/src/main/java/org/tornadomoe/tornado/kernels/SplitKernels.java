@@ -14,7 +14,7 @@ public final class SplitKernels {
     public static final int CHUNK_INTS = 2 * FragmentGemmKernels.CHUNK / 2;
 
     /** The greatest magnitude of a row as a whole number: 2^29. */
-    private static final float MOST = 536870912.0f;
+    private static final float MOST = 0x1p29f;
 
     /** The first half's least bit, as a power of two of such a number. */
     private static final int LEAST = 15;
