@@ -106,7 +106,8 @@ public final class SplitKernels {
 
     /** The nearest number of 11 significant bits, and a multiple of 2^least. */
     private static int nearest(int whole, int least) {
-        int drop = TornadoMath.max(log2(whole) - 10, least);
+        // The greater of log2 - 10 and least: TornadoVM from 6 on has no greater of ints that is known.
+        int drop = -TornadoMath.min(10 - log2(whole), -least);
         return ((whole + ((1 << drop) >> 1)) >> drop) << drop;
     }
 
